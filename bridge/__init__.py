@@ -1,0 +1,1 @@
+"""Move trained recurrent networks between frameworks through ONNX, proven in onnxruntime."""
