@@ -1,0 +1,1 @@
+"""The conformance matrix: every layout against its own framework and against onnxruntime."""
