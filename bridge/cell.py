@@ -260,7 +260,8 @@ def _check_operator(cell: Cell) -> None:
     owners = {"P": "LSTM", "initial_c": "LSTM", "input_forget": "LSTM", "linear_before_reset": "GRU"}
     for name, owner in owners.items():
         value = getattr(cell, name)
-        if value is not None and value is not False and value != 0 and cell.op != owner:
+        present = value is not None if name in ("P", "initial_c") else bool(value)
+        if present and cell.op != owner:
             raise BadInput(f"{name} belongs to {owner}", where=f"Cell({cell.op})")
 
 

@@ -1,0 +1,255 @@
+"""The public conversions: find the door that owns a source, go through ONNX, leave by another door."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+from bridge.cell import Cell
+from bridge.errors import UsageError
+from bridge.frameworks.door import Door, ExportOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import onnx_ir as ir
+
+DOORS: Final = MappingProxyType(
+    {"torch": "bridge.frameworks.torch", "keras": "bridge.frameworks.keras",
+     "flax.nnx": "bridge.frameworks.flax_nnx", "flax.linen": "bridge.frameworks.flax_linen"}
+)  # fmt: skip
+"""The frameworks of live objects, each with the module that is its door."""
+
+FILES: Final = MappingProxyType(
+    {".keras": "bridge.frameworks.keras", ".h5": "bridge.frameworks.keras",
+     ".pt": "bridge.frameworks.checkpoints", ".pth": "bridge.frameworks.checkpoints",
+     ".safetensors": "bridge.frameworks.checkpoints", ".npz": "bridge.frameworks.checkpoints"}
+)  # fmt: skip
+"""The doors of files that are not ONNX, by suffix."""
+
+
+def door(framework: str) -> Door:
+    """The door of a framework by name, importing bridge's module for it and not yet the framework.
+
+    Raises:
+        UsageError: an unknown framework.
+    """
+    if framework not in DOORS:
+        raise UsageError("unknown framework", where="build", got=repr(framework), expected=", ".join(DOORS))
+    return cast("Door", import_module(DOORS[framework]))
+
+
+def door_of(source: object) -> Door | None:
+    """The door that owns `source`; None where it is already an ONNX graph.
+
+    Raises:
+        UsageError: nothing here knows what `source` is.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _door_of_path(source)
+    for framework in DOORS:
+        candidate = door(framework)
+        if candidate.owns(source):
+            return candidate
+    if type(source).__module__.partition(".")[0] in ("onnx", "onnx_ir"):
+        return None
+    raise UsageError(
+        "not a source that bridge knows",
+        got=type(source).__qualname__,
+        expected="a torch module, a Keras model or layer, an nnx module, a (linen module, variables) pair, "
+        "an onnx.ModelProto or a path",
+    )
+
+
+def _door_of_path(path: str | os.PathLike[str]) -> Door | None:
+    # A checkpoint may name one stack inside it: `model.pt::encoder.rnn`.
+    suffix = Path(os.fspath(path).partition("::")[0]).suffix.lower()
+    if suffix == ".onnx":
+        return None
+    if suffix not in FILES:
+        raise UsageError(
+            f"cannot tell what {os.fspath(path)!r} is",
+            expected="a path ending in " + ", ".join((".onnx", *FILES)),
+        )
+    return cast("Door", import_module(FILES[suffix]))
+
+
+def to_ir(source: object, options: ExportOptions | None = None) -> ir.Model:
+    """`source` as an onnx-ir model: exported by its door, or loaded where it is an ONNX graph.
+
+    Raises:
+        UsageError: export options given for a source that is a graph already.
+    """
+    from bridge import graph
+
+    if isinstance(source, Cell):
+        return _export_cell(source, options or ExportOptions())
+    owner = door_of(source)
+    if owner is not None:
+        return owner.export(source, options or ExportOptions())
+    if options is not None and options != ExportOptions():
+        raise UsageError(
+            "the source is an ONNX graph already, and export options cannot change it",
+            where="to_onnx",
+            do="give them where the graph is exported from its framework",
+        )
+    return graph.as_model(source)
+
+
+def _export_cell(cell: Cell, options: ExportOptions) -> ir.Model:
+    """A bare Cell as a layer of its own: time-major, one node named `l0`."""
+    from bridge.frameworks.stack import Layer, Stack
+    from bridge.frameworks.stack_export import export_stack
+
+    return export_stack(Stack(source=f"onnx.{cell.op}", version="", layers=(Layer(name="l0", cell=cell),)), options)
+
+
+def to_onnx(
+    source: object,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    example: object = None,
+    dynamic: object = None,
+    opset: int = 20,
+    states: Literal["zero", "inputs"] = "zero",
+    lengths: bool = False,
+    form: Literal["fused", "scan"] = "fused",
+    masks: Literal["exact", "right"] = "exact",
+    custom_objects: Mapping[str, type] | None = None,
+    external_data: bool | None = None,
+    overwrite: bool = False,
+) -> onnx.ModelProto:
+    """Export `source` to ONNX with one fused operator per recurrent layer.
+
+    Args:
+        source: a torch module, a Keras model or layer, an nnx module, a (linen module, variables) pair, a path, or a
+            Cell (exported as a time-major layer).
+        path: where to write the model as well; None writes nothing.
+        example: positional arguments as a tuple, one array, or a dict of keywords.
+        dynamic: which axes are symbolic; None makes axes 0 and 1 of every array so.
+        opset: 17 to 22; the IR version is at most 10.
+        states: "zero" starts from zeros (or the layer's own learned states), "inputs" makes them graph inputs.
+        lengths: whether `lengths`, int32 [batch], is a graph input.
+        form: "fused" operators, or the same equations as an exact ONNX Scan.
+        masks: "exact" carries any Keras mask, "right" only right padding.
+        custom_objects: classes of the caller's own that a Keras file may name.
+        external_data: write weights into `path` + ".data"; None does so past 1 GB. The returned model then refers to it.
+        overwrite: replace `path` if it exists.
+
+    Returns:
+        The model. Inputs `input`[, `lengths`][, `initial_h`][, `initial_c`] and outputs `output`, `h_n`[, `c_n`] for a
+        bare recurrent layer, in the source framework's own axis order.
+
+    Raises:
+        Refused: the source holds something that could not be carried exactly.
+        UsageError: an option out of range, or `path` exists.
+        BadInput: a malformed file or module.
+    """
+    from bridge import graph
+
+    options = ExportOptions(example=example, dynamic=dynamic, opset=opset, states=states, lengths=lengths,
+                            form=form, masks=masks, custom_objects=custom_objects)  # fmt: skip
+    model = to_ir(source, options)
+    if path is None:
+        return graph.to_proto(model)
+    return graph.save(model, path, external=external_data, overwrite=overwrite)
+
+
+def to_flax(source: object, *, api: Literal["nnx", "linen"] = "nnx", static: Mapping[str, object] | None = None) -> Any:
+    """Import `source` into Flax: an nnx module, or with api="linen" a pair (module, variables).
+
+    The result is called positionally in the order of the ONNX inputs, or by name; one output is an array, several a
+    tuple. `static` fixes inputs at import time: they leave the signature.
+
+    Raises:
+        Unsupported: operators that bridge does not carry, all of them named.
+    """
+    if api not in ("nnx", "linen"):
+        raise UsageError("unknown api", where="to_flax", got=repr(api), expected="'nnx' or 'linen'")
+    return door(f"flax.{api}").import_model(to_ir(source), static)
+
+
+def to_torch(source: object, *, static: Mapping[str, object] | None = None) -> Any:
+    """Import `source` into torch: a `torch.nn.Module` with native recurrent layers, called as `to_flax` says."""
+    return door("torch").import_model(to_ir(source), static)
+
+
+def to_keras(source: object, *, static: Mapping[str, object] | None = None) -> Any:
+    """Import `source` into Keras 3: a `keras.Model` with native recurrent layers, called as `to_flax` says."""
+    return door("keras").import_model(to_ir(source), static)
+
+
+def cells(source: object) -> dict[str, Cell]:
+    """Every recurrent cell in a model or file, by module path or node name.
+
+    Raises:
+        BadInput: a file that is malformed, or weights that do not fit together.
+    """
+    if isinstance(source, Cell):
+        return {"l0": source}
+    owner = door_of(source)
+    if owner is not None:
+        return owner.cells(source)
+    from bridge import graph
+
+    return graph.find_cells(graph.as_model(source))
+
+
+def assign(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:
+    """Put cells into layers of the user's own torch, Keras or nnx model or linen pair, by path; return the model.
+
+    Raises:
+        UsageError: a path that the model does not have.
+        NotRepresentable: a layer that has no place for its cell. The model is unchanged then.
+    """
+    owner = None if isinstance(model, (str, os.PathLike)) else door_of(model)
+    if owner is None:
+        raise UsageError("takes a live model", where="assign", got=type(model).__qualname__,
+                         do="import the file into a framework first")  # fmt: skip
+    return owner.assign(model, mapping)
+
+
+def build(
+    cell_or_cells: Cell | Sequence[Cell],
+    framework: Literal["torch", "keras", "flax.nnx", "flax.linen"],
+    *,
+    own_cells: bool = False,
+) -> Any:
+    """The bare native layer (a stack for several cells) of a framework; linen gives (module, variables).
+
+    Raises:
+        NotRepresentable: the framework has no place for a cell, and `own_cells` is False.
+    """
+    listed = [cell_or_cells] if isinstance(cell_or_cells, Cell) else list(cell_or_cells)
+    if not listed or not all(isinstance(cell, Cell) for cell in listed):
+        raise UsageError("takes one Cell or a sequence of them", where="build", got=repr(cell_or_cells)[:80])
+    return door(framework).build(listed, own_cells)
+
+
+def run(
+    source: object, inputs: Mapping[str, np.ndarray], *, device: Literal["auto", "cpu", "cuda"] = "auto"
+) -> dict[str, np.ndarray]:
+    """Run `source` in onnxruntime, exported first where it is not ONNX. Outputs by name.
+
+    Raises:
+        BadInput: an input that is missing, unexpected, of another dtype or shape, or empty.
+        DeviceUnavailable: device="cuda" and a recurrent node would not run there.
+        MissingExtra: onnxruntime is not installed.
+    """
+    from bridge import graph, runtime
+
+    if not isinstance(source, Cell) and door_of(source) is None:
+        return dict(runtime.run_model(cast("Any", source), inputs, device=device).outputs)
+    model = graph.to_proto(to_ir(source, options_for(inputs)))
+    return dict(runtime.run_model(model, inputs, device=device).outputs)
+
+
+def options_for(input_names: Iterable[str]) -> ExportOptions:
+    """The export whose graph takes these inputs: lengths and initial states are asked for by their names."""
+    names = set(input_names)
+    states = any(name.startswith("initial_") for name in names)
+    return ExportOptions(lengths="lengths" in names, states="inputs" if states else "zero")

@@ -1,0 +1,117 @@
+"""inspect: what a model holds and what each target would hold of it, without importing a framework for a file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import Refused
+from bridge.frameworks import conversion
+from bridge.layout import fit, layouts, op_of
+from bridge.verify.sides import label
+
+if TYPE_CHECKING:
+    from bridge.cell import Cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What one layout makes of one cell."""
+
+    layout: str
+    holds: bool
+    parameters: int | None
+    """How many numbers this framework stores for the cell, both directions; None where it cannot hold it."""
+    options: dict[str, Any]
+    """The options that the layer needs, such as its activations."""
+    reason: str
+    """Why it cannot be held; empty where it can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One recurrent cell of the model."""
+
+    name: str
+    op: str
+    direction: str
+    input_size: int
+    hidden_size: int
+    dtype: str
+    activations: tuple[str, ...]
+    """With alpha and beta, those of the second direction after those of the first."""
+    attributes: dict[str, Any]
+    """clip, input_forget, linear_before_reset, where they differ from the operator's default."""
+    optional_inputs: tuple[str, ...]
+    """Which of B, P, initial_h, initial_c are present as constants."""
+    parameters: int
+    """How many numbers the ONNX node stores: W, R, B, P and constant states."""
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """The recurrent layers of a source."""
+
+    source: str
+    layers: tuple[Layer, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that schemas/inspection.schema.json describes."""
+        return {"schema": "rnn-bridge/inspection/1", **asdict(self)}
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {len(self.layers)} recurrent layer{'s' if len(self.layers) != 1 else ''}"]
+        for layer in self.layers:
+            lines.append(
+                f"{layer.name}: {layer.op} {layer.input_size} -> {layer.hidden_size}, {layer.direction}, {layer.dtype}, "
+                f"{layer.parameters:,} parameters, {' '.join(layer.activations)}"
+            )
+            for target in layer.targets:
+                if target.holds:
+                    options = ", ".join(f"{name}={value}" for name, value in target.options.items())
+                    lines.append(
+                        f"  {target.layout}: {target.parameters:,} parameters{' with ' + options if options else ''}"
+                    )
+                else:
+                    lines.append(f"  {target.layout}: no: {target.reason}")
+        return "\n".join(lines)
+
+
+def inspect(source: object) -> Inspection:
+    """List the recurrent cells of `source`, their sizes, and what every layout of their operator would make of them.
+
+    Raises:
+        BadInput: a malformed file.
+    """
+    found = conversion.cells(source)
+    return Inspection(source=label(source), layers=tuple(_layer(name, cell) for name, cell in found.items()))
+
+
+def _layer(name: str, cell: Cell) -> Layer:
+    stored = {field: value for field in ("W", "R", "B", "P", "initial_h", "initial_c")
+              if (value := getattr(cell, field)) is not None}  # fmt: skip
+    attributes = {field: value for field in ("clip", "input_forget", "linear_before_reset")
+                  if (value := getattr(cell, field)) not in (None, False)}  # fmt: skip
+    return Layer(
+        name=name,
+        op=cell.op,
+        direction=cell.direction,
+        input_size=cell.input_size,
+        hidden_size=cell.hidden_size,
+        dtype=cell.dtype.name,
+        activations=tuple(str(activation) for direction in cell.activation_table() for activation in direction),
+        attributes=attributes,
+        optional_inputs=tuple(field for field in stored if field not in ("W", "R")),
+        parameters=sum(array.size for array in stored.values()),
+        targets=tuple(_target(layout, cell) for layout in layouts() if op_of(layout) == cell.op),
+    )
+
+
+def _target(layout: str, cell: Cell) -> Target:
+    try:
+        held = [fit(layout, half) for half in cell.split()]
+    except Refused as refusal:
+        return Target(layout=layout, holds=False, parameters=None, options={}, reason=refusal.what)
+    count = sum(array.size for one in held for array in one.params.values())
+    return Target(layout=layout, holds=True, parameters=count, options=dict(held[0].options), reason="")

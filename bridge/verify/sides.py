@@ -1,0 +1,146 @@
+"""The sides of a verification: whoever can turn named inputs into named outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge import graph, runtime
+from bridge.errors import Refused, UsageError
+from bridge.frameworks import conversion
+from bridge.frameworks.door import ExportOptions
+from bridge.verify.interface import Interface, arranged, neutral
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Executor = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+TARGETS = {
+    "flax": lambda model: conversion.to_flax(model),
+    "flax.nnx": lambda model: conversion.to_flax(model),
+    "flax.linen": lambda model: conversion.to_flax(model, api="linen"),
+    "torch": lambda model: conversion.to_torch(model),
+    "keras": lambda model: conversion.to_keras(model),
+}
+"""Target names that `verify` takes for `b`, each with its import."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One candidate: a name for the report and how it computes."""
+
+    name: str
+    execute: Executor
+
+
+def label(source: object) -> str:
+    """How a report names a source: a path or a target as it is, anything else by its type."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if isinstance(source, tuple):
+        return f"({type(source[0]).__qualname__}, variables)"
+    kind = type(source)
+    return f"{kind.__module__.partition('.')[0]} {kind.__qualname__}"
+
+
+def is_target(b: object) -> bool:
+    """Whether `b` is the name of a framework rather than a model or a path."""
+    return isinstance(b, str) and (b in TARGETS or not any(mark in b for mark in "./\\"))
+
+
+def common_options(sources: list[object], wanted: frozenset[str] | None = None) -> ExportOptions:
+    """The widest export that every live source allows: lengths and states as inputs, or one of them, or neither.
+
+    Args:
+        sources: the sources that are not graphs yet.
+        wanted: input names of a graph that the options must produce; None leaves the choice free.
+
+    Raises:
+        Refused: a source that cannot be exported at all; its own error.
+    """
+    if wanted is not None:
+        return conversion.options_for(wanted)
+    plain = ExportOptions()
+    for options in (
+        ExportOptions(lengths=True, states="inputs"),
+        ExportOptions(states="inputs"),
+        ExportOptions(lengths=True),
+    ):
+        try:
+            for source in sources:
+                conversion.to_ir(source, options)
+        except (Refused, UsageError):
+            continue
+        return options
+    return plain
+
+
+def native(source: object, options: ExportOptions, reference: Interface) -> Side:
+    """A live source (or a checkpoint) run by its own framework, its arrays in the reference's arrangement."""
+    owner = conversion.door_of(source)
+    if owner is None:
+        raise UsageError("not a live source", where="verify", got=label(source))
+    own = Interface.of(owner.export(source, options))
+    return Side(label(source), _rearranged(lambda feeds: owner.execute(source, feeds), own, reference))
+
+
+def onnx_side(source: object, model: ir.Model, reference: Interface, device: str) -> Side:
+    """An ONNX graph run by onnxruntime."""
+    payload = source if isinstance(source, (str, os.PathLike)) else graph.to_proto(model)
+
+    def execute(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(runtime.run_model(payload, feeds, device=device).outputs)
+
+    return Side(label(source), _rearranged(execute, Interface.of(model), reference))
+
+
+def imported(target: str, model: ir.Model) -> Side:
+    """The import of `model` into a framework, run there.
+
+    Raises:
+        UsageError: an unknown target.
+    """
+    if target not in TARGETS:
+        raise UsageError("unknown target", where="verify", got=repr(target), expected=", ".join(TARGETS))
+    module = TARGETS[target](model)
+    return Side(target, lambda feeds: call_imported(module, feeds))
+
+
+def call_imported(module: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Call an imported model by name and give its outputs by name, as numpy."""
+    if isinstance(module, tuple):
+        linen, variables = module
+        names, result = linen.output_names, linen.apply(variables, **feeds)
+    else:
+        names, result = module.output_names, module(**feeds)
+    values = result if isinstance(result, tuple) else (result,)
+    return {name: _numpy(value) for name, value in zip(names, values, strict=True)}
+
+
+def _numpy(value: Any) -> np.ndarray:
+    detach = getattr(value, "detach", None)  # a torch tensor that requires grad refuses __array__
+    return np.asarray(detach().cpu() if detach is not None else value)
+
+
+def _rearranged(execute: Executor, own: Interface, reference: Interface) -> Executor:
+    if own.matches(reference):
+        return execute
+
+    def execute_in_reference_order(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        known = arranged(own.inputs, neutral(tuple(p for p in reference.inputs if p.name in feeds), feeds))
+        if missing := {port.name for port in own.inputs} - set(known):
+            raise UsageError(
+                "the two sides take different inputs",
+                where="verify",
+                got=", ".join(sorted(missing)) + " has no counterpart",
+                expected=", ".join(port.name for port in reference.inputs),
+            )
+        results = execute(known)
+        return arranged(reference.outputs, neutral(tuple(p for p in own.outputs if p.name in results), results))
+
+    return execute_in_reference_order

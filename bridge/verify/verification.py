@@ -1,0 +1,187 @@
+"""verify: the judge (onnxruntime), the referee (float64) and the candidates on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from bridge import graph, ops, runtime
+from bridge.cell import Cell
+from bridge.errors import UsageError
+from bridge.frameworks import conversion
+from bridge.frameworks.door import ExportOptions
+from bridge.verify import sides
+from bridge.verify.bound import CONCLUSIVE, Error, bound, error_against, growth
+from bridge.verify.interface import Interface
+from bridge.verify.report import OutputRow, PairRow, Report
+from bridge.verify.sides import Side
+from bridge.verify.trials import PAIRS, Trial, make_trial
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+Feeds = Mapping[str, np.ndarray]
+VERSIONED = ("rnn-bridge", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "keras", "jax", "flax")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What does not change from pair to pair."""
+
+    model: ir.Model
+    payload: onnx.ModelProto | str
+    interface: Interface
+    candidates: tuple[Side, ...]
+    device: str
+
+
+def verify(
+    a: object,
+    b: object,
+    *,
+    inputs: Feeds | Sequence[Feeds] | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> Report:
+    """Prove that `b` computes what `a` does, or show where it does not.
+
+    `a` is exported to ONNX (or is ONNX); onnxruntime runs it, a float64 evaluation of the same graph is the referee,
+    and the candidates are `b` and, where `a` is a live model, `a` in its own framework. Each output of each candidate
+    passes when its error against the referee is at most 4 times onnxruntime's own, or 8 * eps * max(1, max|referee|).
+    A pair on which onnxruntime's own relative error exceeds 1e-3 is inconclusive and its time is halved.
+
+    Args:
+        a: any source.
+        b: any source, or a target name ("flax", "flax.linen", "torch", "keras"): the import of `a` into it.
+        inputs: arrays by ONNX input name in `a`'s axis order, one dict or several; None makes three (batch, time)
+            pairs with ragged lengths and non-zero states.
+        device: where onnxruntime runs.
+
+    Raises:
+        UsageError: an unknown target, or two sides without a common signature.
+        Refused: a side that cannot be carried.
+    """
+    case, notes = _prepare(a, b, device)
+    if inputs is None:
+        pairs = [row for batch, time in PAIRS for row in _shortened(case, batch, time)]
+    else:
+        given = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        pairs = [_compare(case, Trial(None, None, dict(feeds))) for feeds in given]
+    conclusive = [pair for pair in pairs if pair.conclusive]
+    return Report(
+        a=sides.label(a),
+        b=sides.label(b),
+        passed=bool(conclusive) and all(row.passed for pair in conclusive for row in pair.rows),
+        pairs=tuple(pairs),
+        providers=_providers(case, pairs, inputs),
+        notes=tuple(notes),
+        versions=_versions(),
+    )
+
+
+def _prepare(a: object, b: object, device: str) -> tuple[Case, list[str]]:
+    if isinstance(a, Cell):
+        a = conversion.to_ir(a, ExportOptions(lengths=True, states="inputs"))
+    a_is_graph = conversion.door_of(a) is None
+    b_is_target = sides.is_target(b)
+    b_is_live = not b_is_target and conversion.door_of(b) is not None
+    live = [source for source, alive in ((a, not a_is_graph), (b, b_is_live)) if alive]
+    if a_is_graph:
+        model = graph.as_model(a)
+        options = sides.common_options(live, frozenset(port.name for port in Interface.of(model).inputs))
+    else:
+        wanted = None if b_is_target or b_is_live else _input_names(b)
+        options = sides.common_options(live, wanted)
+        model = conversion.to_ir(a, options)
+    interface = Interface.of(model)
+    candidates = _candidates(a, b, model, interface, options, device, a_is_graph, b_is_target, b_is_live)
+    payload = str(a) if a_is_graph and isinstance(a, str) else graph.to_proto(model)
+    notes = _notes(model)
+    return Case(model, payload, interface, candidates, device), notes
+
+
+def _candidates(
+    a: object, b: object, model: ir.Model, interface: Interface, options: ExportOptions, device: str,
+    a_is_graph: bool, b_is_target: bool, b_is_live: bool,
+) -> tuple[Side, ...]:  # fmt: skip
+    own = [] if a_is_graph else [sides.native(a, options, interface)]
+    if b_is_target:
+        return (*own, sides.imported(str(b), model))
+    if b_is_live:
+        return (*own, sides.native(b, options, interface))
+    return (*own, sides.onnx_side(b, graph.as_model(b), interface, device))
+
+
+def _input_names(b: object) -> frozenset[str]:
+    return frozenset(port.name for port in Interface.of(graph.as_model(b)).inputs)
+
+
+def _shortened(case: Case, batch: int, time: int) -> list[PairRow]:
+    """The pair, and where it proves nothing the same with its time halved, down to one step."""
+    rows = [_compare(case, make_trial(case.interface, batch, time))]
+    while not rows[-1].conclusive and time > 1:
+        time //= 2
+        rows.append(_compare(case, make_trial(case.interface, batch, time)))
+    return rows
+
+
+def _compare(case: Case, trial: Trial) -> PairRow:
+    judged = dict(runtime.run_model(case.payload, trial.feeds, device=case.device).outputs)
+    truth = ops.evaluate(case.model, trial.feeds)
+    own = {name: error_against(array, np.asarray(truth[name], np.float64)) for name, array in judged.items()
+           if np.issubdtype(array.dtype, np.floating)}  # fmt: skip
+    conclusive = all(error.relative <= CONCLUSIVE for error in own.values())
+    rows = [_row(case, "onnxruntime", name, judged[name], judged[name], truth[name], own) for name in judged]
+    for side in case.candidates:
+        results = side.execute(trial.feeds)
+        rows += [_row(case, side.name, name, results[name], judged[name], truth[name], own)
+                 for name in judged if name in results]  # fmt: skip
+        if not any(name in results for name in judged):
+            raise UsageError("no output in common", where="verify", got=", ".join(results), expected=", ".join(judged))
+    return PairRow(batch=trial.batch, time=trial.time, lengths=trial.lengths, states=trial.states,
+                   conclusive=conclusive, rows=tuple(rows))  # fmt: skip
+
+
+def _row(
+    case: Case, side: str, name: str, actual: np.ndarray, judged: np.ndarray, truth: np.ndarray, own: dict[str, Error]
+) -> OutputRow:
+    referee = np.asarray(truth, np.float64)
+    if actual.shape != judged.shape:
+        raise UsageError(f"{side} gives {name} another shape", where="verify", got=actual.shape, expected=judged.shape)
+    error = error_against(actual, referee)
+    # An integer or a truth value has no rounding to forgive.
+    allowed = bound(own[name], referee, judged.dtype) if name in own else 0.0
+    port = next(port for port in case.interface.outputs if port.name == name)
+    time_axis = port.axis("time")
+    return OutputRow(
+        side=side, output=name, shape=tuple(actual.shape), absolute=error.absolute, relative=error.relative,
+        against_onnxruntime=error_against(actual, judged.astype(np.float64)).absolute, bound=allowed,
+        growth=() if time_axis is None else growth(actual, referee, time_axis), passed=error.absolute <= allowed,
+    )  # fmt: skip
+
+
+def _providers(case: Case, pairs: list[PairRow], inputs: Feeds | Sequence[Feeds] | None) -> dict[str, str]:
+    if inputs is None:
+        feeds: Feeds = make_trial(case.interface, pairs[-1].batch or 1, pairs[-1].time or 1).feeds
+    else:
+        feeds = inputs if isinstance(inputs, Mapping) else inputs[-1]
+    return dict(runtime.run_model(case.payload, feeds, device=case.device).providers)
+
+
+def _notes(model: ir.Model) -> list[str]:
+    text = model.metadata_props.get("bridge.notes", "")
+    return [line for line in text.splitlines() if line]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
