@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bridge.graph.activations import write_activation, write_clip
+from bridge.graph.sequences import time_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -107,17 +108,9 @@ def _write_direction(
         kept = [b.op("Where", valid, value, old) for value, old in zip(new, carry, strict=True)]
         return kept, [b.typed(b.op("Where", valid, new[0], zero), shape)]
 
-    xs = [products] if lengths is None else [products, _positions(w, x)]
+    xs = [products] if lengths is None else [products, w.unsqueeze(time_steps(w, x), 1)]
     final, (y,) = w.scan(body, states, xs, reverse=reverse, name=name, metadata=metadata)
     return [w.unsqueeze(y, 1), *(w.unsqueeze(value, 0) for value in final)]
-
-
-def _positions(w: Writer, x: ir.Value) -> ir.Value:
-    # 0 … T-1 as int32 [T, 1]: the step index, to compare with the lengths [N].
-    time = w.squeeze(w.cast(w.dim(x, 0), "int32"), 0)
-    steps = w.op("Range", w.constant(np.asarray(0, np.int32)), time, w.constant(np.asarray(1, np.int32)))
-    steps = w.typed(steps, (None if x.shape is None else x.shape[0],))
-    return w.unsqueeze(steps, 1)
 
 
 def _hoist(
