@@ -1,9 +1,10 @@
 """Cell: one ONNX recurrent node as constants and attributes. The pivot of every conversion.
 
 Names, gate letters, shapes and attributes are those of the ONNX operators LSTM, GRU and RNN
-(onnx/defs/rnn/defs.cc). With D directions, H hidden and I input units, and n gates:
+(onnx/defs/rnn/defs.cc). With D directions, H hidden and I input units, n gates:
 
-    W [D, n*H, I]   R [D, n*H, H]   B [D, 2*n*H] = Wb, Rb   P [D, 3*H] = Pi, Po, Pf   initial_h, initial_c [D, N or 1, H]
+    W [D, n*H, I]   R [D, n*H, H]   B [D, 2*n*H] = Wb, Rb   P [D, 3*H] = Pi, Po, Pf
+    initial_h, initial_c [D, N or 1, H]
 """
 
 from __future__ import annotations

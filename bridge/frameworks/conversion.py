@@ -137,7 +137,7 @@ def to_onnx(
         form: "fused" operators, or the same equations as an exact ONNX Scan.
         masks: "exact" carries any Keras mask, "right" only right padding.
         custom_objects: classes of the caller's own that a Keras file may name.
-        external_data: write weights into `path` + ".data"; None does so past 1 GB. The returned model then refers to it.
+        external_data: write weights into `path` + ".data"; None does so past 1 GB. The returned model refers to it.
         overwrite: replace `path` if it exists.
 
     Returns:

@@ -11,7 +11,7 @@ FACTOR: Final = 4.0
 """How many times onnxruntime's own error a candidate may reach: other orders of the same sums stay below it."""
 
 UNITS: Final = 8.0
-"""The floor, in eps * max(1, max|referee|): where onnxruntime happens to round to the referee, luck is not asked for."""
+"""The floor, in eps * max(1, max|referee|): nobody is asked to be as lucky as onnxruntime may be."""
 
 CONCLUSIVE: Final = 1e-3
 """Where onnxruntime's own relative error exceeds this, the network is chaotic on these inputs and proves nothing."""

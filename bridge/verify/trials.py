@@ -11,7 +11,7 @@ from bridge.errors import UsageError
 from bridge.verify.interface import Interface, Port
 
 PAIRS: Final = ((1, 7), (3, 5), (2, 24))
-"""(batch, time): a single sequence, more sequences than a vector lane holds evenly, and some length for errors to grow."""
+"""(batch, time): one sequence, an odd batch that fills no vector lane, and length for errors to grow."""
 
 STATE_SCALE: Final = 0.5
 """Initial states lie where trained hidden states do, inside (-1, 1)."""
@@ -47,7 +47,7 @@ def make_trial(interface: Interface, batch: int, time: int, seed: int = 0) -> Tr
         UsageError: an input whose rank is not declared.
     """
     rng = np.random.default_rng([seed, batch, time])
-    sizes = {symbol: batch for symbol in ("batch", "N", "n", "b")} | {symbol: time for symbol in ("time", "T", "t")}
+    sizes = dict.fromkeys(("batch", "N", "n", "b"), batch) | dict.fromkeys(("time", "T", "t"), time)
     feeds = {}
     for port in interface.inputs:
         shape = _shape(port, sizes, batch, time)
