@@ -1,0 +1,237 @@
+"""A framework's parameters into ONNX blocks, on any array namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.cell import ACTIVATIONS, GATES, Activation, Op
+from bridge.errors import BadInput
+from bridge.layout.options import activations_of, check_saturation, constant_value, resolve, variants_for
+from bridge.layout.records import MATRICES, Layout, Piece, Slot, Variant, gate_letters
+
+Array = Any
+"""An array of any namespace that array_api_compat knows: numpy, jax (traced too), torch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """The inputs and attributes of one ONNX recurrent node, D = 1, in the namespace of the parameters."""
+
+    op: Op
+    W: Array
+    """[1, n*H, I]"""
+    R: Array
+    """[1, n*H, H]"""
+    B: Array | None
+    """[1, 2*n*H], or None where the layer has no bias."""
+    P: Array | None
+    """[1, 3*H], or None."""
+    activations: tuple[str, ...]
+    """As Cell.activations, always written out."""
+    alpha: tuple[float, ...] | None
+    """As Cell.activation_alpha."""
+    beta: tuple[float, ...] | None
+    """As Cell.activation_beta."""
+    linear_before_reset: bool = False
+    clip: float | None = None
+    input_forget: bool = False
+
+    @property
+    def activation_table(self) -> tuple[Activation, ...]:
+        """The activations f, g, h with their values."""
+        alphas, betas = iter(self.alpha or ()), iter(self.beta or ())
+        sizes = [len(ACTIVATIONS[name].runtime) for name in self.activations]
+        return tuple(
+            Activation(name, next(alphas) if size > 0 else None, next(betas) if size > 1 else None)
+            for name, size in zip(self.activations, sizes, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """H and I."""
+
+    hidden: int
+    inputs: int
+
+    def columns(self, block: str) -> int:
+        """What a row of W or R multiplies."""
+        return self.inputs if block == "W" else self.hidden
+
+    def shape(self, slot: Slot) -> tuple[int, ...]:
+        """The shape of a slot's array."""
+        stacked = 1 if "in" in slot.axes or "block" in slot.axes else len(slot.blocks)
+        length = {
+            "out": len(slot.gates) * self.hidden * stacked,
+            "in": sum(self.columns(block) for block in slot.blocks),
+            "block": len(slot.blocks),
+        }
+        return tuple(length[axis] for axis in slot.axes)
+
+
+def read(layout: Layout, params: Mapping[str, Array], given: Mapping[str, object]) -> Blocks:
+    """Blocks of one direction of one layer.
+
+    Raises:
+        UsageError: an unknown option or value.
+        BadInput: missing or unexpected names, shapes or dtypes that disagree, a dimension of 0.
+        NotRepresentable: an option's value with which the layer is not the operator.
+    """
+    values = resolve(layout, given)
+    variant = _choose(layout, params, given)
+    values.update(variant.when)
+    slots = [slot for slot in variant.slots if slot.key in params]
+    sizes = _sizes(layout, slots, params)
+    pieces: dict[Piece, Array] = {}
+    for slot in slots:
+        pieces.update(
+            _pieces(slot, params[slot.key], sizes, add_identity=bool(slot.identity and values[slot.identity]))
+        )
+    activations = activations_of(layout, values)
+    check_saturation(layout, variant, activations)
+    _add_constants(layout, variant, values, pieces)
+    return Blocks(
+        op=layout.op,
+        **_assemble(layout, pieces),
+        activations=tuple(one.name for one in activations),
+        alpha=tuple(float(one.alpha) for one in activations if one.alpha is not None) or None,
+        beta=tuple(float(one.beta) for one in activations if one.beta is not None) or None,
+        linear_before_reset=bool(
+            values.get("linear_before_reset") if variant.linear_before_reset is None else variant.linear_before_reset
+        ),
+        clip=values.get("clip"),  # type: ignore[arg-type]
+        input_forget=bool(values.get("input_forget", False)),
+    )
+
+
+def _choose(layout: Layout, params: Mapping[str, Array], given: Mapping[str, object]) -> Variant:
+    """The variant whose names and ranks the parameters have; the layout's default wins where two do."""
+    failures = []
+    for variant in variants_for(layout, given):
+        missing, unexpected = _names(variant, params, given)
+        ranks = [slot for slot in variant.slots if slot.key in params and params[slot.key].ndim != len(slot.axes)]
+        if not missing and not unexpected and not ranks:
+            return variant
+        failures.append((missing, unexpected, ranks, variant))
+    missing, unexpected, ranks, variant = min(failures, key=lambda one: (len(one[0]) + len(one[1]), len(one[2])))
+    if not missing and not unexpected:
+        slot = ranks[0]
+        raise BadInput(f"{slot.key} has the wrong number of axes", where=layout.name,
+                       got=list(params[slot.key].shape), expected=f"[{', '.join(slot.axes)}]")  # fmt: skip
+    raise BadInput(
+        f"missing parameters: {', '.join(missing) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}",
+        where=layout.name,
+        got=", ".join(sorted(params)),
+        expected=", ".join(slot.key + (" (optional)" if slot.optional else "") for slot in variant.slots),
+    )
+
+
+def _names(variant: Variant, params: Mapping[str, Array], given: Mapping[str, object]) -> tuple[list[str], list[str]]:
+    """Missing and unexpected names. Optional slots of one name come together, and as the option says if it is given."""
+    groups: dict[str, list[str]] = {}
+    for slot in variant.slots:
+        if slot.optional:
+            groups.setdefault(slot.optional, []).append(slot.key)
+    present = {name: bool(given.get(name, any(key in params for key in keys))) for name, keys in groups.items()}
+    wanted = [slot.key for slot in variant.slots if slot.optional is None or present[slot.optional]]
+    return [key for key in wanted if key not in params], sorted(key for key in params if key not in wanted)
+
+
+def _sizes(layout: Layout, slots: list[Slot], params: Mapping[str, Array]) -> Sizes:
+    """H and I, with every shape and dtype checked against them."""
+    recurrent = next(slot for slot in slots if "R" in slot.blocks)
+    inputs = next(slot for slot in slots if "W" in slot.blocks)
+    hidden = params[recurrent.key].shape[recurrent.axes.index("out")] // len(recurrent.gates)
+    columns = params[inputs.key].shape[inputs.axes.index("in")]
+    sizes = Sizes(hidden=hidden, inputs=columns - hidden * (inputs.blocks.count("R")))
+    dtype = params[recurrent.key].dtype
+    for slot in slots:
+        array = params[slot.key]
+        if 0 in array.shape:
+            raise BadInput(f"{slot.key} has a dimension of 0", where=layout.name, got=list(array.shape))
+        if tuple(array.shape) != sizes.shape(slot) or sizes.inputs < 1:
+            raise BadInput(
+                f"{slot.key} has the wrong shape", where=layout.name, got=list(array.shape),
+                expected=f"{list(sizes.shape(slot))} for {sizes.hidden} units (from {recurrent.key}) "
+                f"and {sizes.inputs} inputs (from {inputs.key})",
+            )  # fmt: skip
+        if array.dtype != dtype:
+            raise BadInput(f"{slot.key} is {array.dtype} and {recurrent.key} is {dtype}", where=layout.name,
+                           do="cast them to one dtype")  # fmt: skip
+    return sizes
+
+
+def _pieces(slot: Slot, array: Array, sizes: Sizes, *, add_identity: bool) -> dict[Piece, Array]:
+    """What each gate of each block finds in one array: matrices as [H, columns], vectors as [H]."""
+    found: dict[Piece, Array] = {}
+    for block, part in zip(slot.blocks, split_blocks(slot, array, sizes), strict=True):
+        for at, tied in enumerate(slot.gates):
+            rows = slice(at * sizes.hidden, (at + 1) * sizes.hidden)
+            if part.ndim == 1:
+                piece = part[rows]
+            elif slot.axes == ("out", "in"):
+                piece = part[rows, :]
+            elif slot.buffers:
+                piece = part[:, rows].reshape((sizes.hidden, sizes.columns(block)))
+            else:
+                piece = part[:, rows].T
+            for gate in tied:
+                found[block, gate] = -piece if gate in slot.negate else piece
+    if add_identity:
+        found = {name: _plus_identity(piece) for name, piece in found.items()}
+    return found
+
+
+def split_blocks(slot: Slot, array: Array, sizes: Sizes) -> list[Array]:
+    """The part of a slot's array that each of its blocks has; views, where the namespace has such."""
+    if "block" in slot.axes:
+        return [array[at] for at in range(len(slot.blocks))]
+    if "in" in slot.axes:
+        axis = slot.axes.index("in")
+        lengths = [sizes.columns(block) for block in slot.blocks]
+    else:
+        axis = 0
+        lengths = [len(slot.gates) * sizes.hidden] * len(slot.blocks)
+    starts = [sum(lengths[:at]) for at in range(len(lengths))]
+    spans = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+    return [array[span] if axis == 0 else array[:, span] for span in spans]
+
+
+def _plus_identity(piece: Array) -> Array:
+    # Only the diagonal is touched: adding 0 elsewhere would turn -0.0 into 0.0.
+    xp = _namespace(piece)
+    ones = xp.ones_like(piece)
+    return xp.where(xp.tril(xp.triu(ones)) != 0, piece + ones, piece)
+
+
+def _add_constants(layout: Layout, variant: Variant, values: Mapping[str, object], pieces: dict[Piece, Array]) -> None:
+    """Put biases that the framework adds at run time, and the zero weights of gates that it lacks, in their places."""
+    for constant in variant.constants:
+        for block in MATRICES:
+            if (block, constant.gate) not in pieces:
+                other = next(pieces[block, gate] for gate in GATES[layout.op] if (block, gate) in pieces)
+                pieces[block, constant.gate] = _namespace(other).zeros_like(other)
+        vector = pieces["R", constant.gate][:, 0]
+        pieces[constant.block, constant.gate] = _namespace(vector).full_like(vector, constant_value(constant, values))
+
+
+def _assemble(layout: Layout, pieces: dict[Piece, Array]) -> dict[str, Array | None]:
+    """The operator's inputs, gates in its own order; a bias that no slot holds is zeros, B is None where none does."""
+    xp = _namespace(pieces["R", GATES[layout.op][0]])
+    zeros = xp.zeros_like(pieces["R", GATES[layout.op][0]][:, 0])
+
+    def stack(*blocks: str) -> Array | None:
+        names = [(block, gate) for block in blocks for gate in gate_letters(layout.op, block)]
+        if not any(name in pieces for name in names):
+            return None
+        return xp.concat([pieces.get(name, zeros) for name in names], axis=0)[None, ...]
+
+    return {"W": stack("W"), "R": stack("R"), "B": stack("Wb", "Rb"), "P": stack("P")}
+
+
+def _namespace(array: Array) -> Any:
+    from array_api_compat import array_namespace
+
+    return array_namespace(array)
