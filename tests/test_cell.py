@@ -106,7 +106,7 @@ def test_a_missing_alpha_is_onnxruntimes_default_unless_the_text_is_asked_for() 
 
 
 def some_cell(op: str, seed: int, activation: str, values: tuple[float, float]) -> Cell:
-    names = (activation,) + DEFAULT_ACTIVATIONS[op][1:]
+    names = (activation, *DEFAULT_ACTIVATIONS[op][1:])
     return Cell(op, **arrays(op, seed=seed), activations=names,
                 activation_alpha=values[:1], activation_beta=values[1:])  # fmt: skip
 

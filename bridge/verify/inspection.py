@@ -69,10 +69,9 @@ class Inspection:
             )
             for target in layer.targets:
                 if target.holds:
-                    options = ", ".join(f"{name}={value}" for name, value in target.options.items())
-                    lines.append(
-                        f"  {target.layout}: {target.parameters:,} parameters{' with ' + options if options else ''}"
-                    )
+                    options = " with " * bool(target.options)
+                    options += ", ".join(f"{name}={value}" for name, value in target.options.items())
+                    lines.append(f"  {target.layout}: {target.parameters:,} parameters{options}")
                 else:
                     lines.append(f"  {target.layout}: no: {target.reason}")
         return "\n".join(lines)

@@ -1,0 +1,153 @@
+"""Convert one file into another: a model to ONNX, cells to the parameters of a layout, a stack to a Keras file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridge.cell import Cell
+from bridge.errors import BadInput, NotRepresentable, Refused, UsageError
+from bridge.frameworks import conversion
+from bridge.layout import fit, layouts, op_of
+
+ARRAYS = (".npz", ".safetensors", ".pt", ".pth")
+"""Suffixes of files that hold named arrays and nothing else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What convert_file wrote."""
+
+    source: str
+    target: str
+    layers: tuple[str, ...]
+    """The recurrent cells, by name."""
+    layouts: tuple[str, ...]
+    """The layout of each cell where arrays were written."""
+    bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of schemas/convert.schema.json."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        held = f" as {', '.join(dict.fromkeys(self.layouts))}" if self.layouts else ""
+        return f"{self.target}: {len(self.layers)} recurrent layers{held}, {self.bytes:,} bytes"
+
+
+def convert_file(
+    source: str, target: Path, *, layout: str, overwrite: bool, external_data: bool | None, export: Mapping[str, Any]
+) -> Written:
+    """Write `source` to `target`, whose suffix says what becomes of it.
+
+    Args:
+        source: any path that `to_onnx` takes.
+        target: `.onnx`; `.npz`, `.safetensors`, `.pt` or `.pth` for parameters; `.keras` for a stack of native layers.
+        layout: of a parameter file: a layout ("flax.nnx.GRUCell") or a framework ("flax.nnx", "torch").
+        overwrite: replace an existing target.
+        external_data: weights beside an ONNX file.
+        export: the other options of `to_onnx`.
+
+    Raises:
+        UsageError: a suffix or a layout that is unknown, or a target that exists.
+        NotRepresentable: the layout cannot hold a cell.
+    """
+    suffix, used = target.suffix.lower(), ()
+    if suffix == ".onnx":
+        if layout and layout != "onnx":
+            raise UsageError("an ONNX file has no layout to choose", where="convert", got=layout)
+        conversion.to_onnx(source, target, external_data=external_data, overwrite=overwrite, **export)
+        found = conversion.cells(target)
+    else:
+        check_target(target, overwrite=overwrite)
+        found = conversion.cells(source)
+        if suffix == ".keras":
+            _save_keras(found, target)
+        elif suffix in ARRAYS:
+            used = _save_arrays(found, target, layout or ("torch" if suffix in (".pt", ".pth") else ""), overwrite)
+        else:
+            raise UsageError(f"cannot write {target.name!r}", where="convert",
+                             expected="a name ending in " + ", ".join((".onnx", ".keras", *ARRAYS)))  # fmt: skip
+    return Written(source=source, target=str(target), layers=tuple(found), layouts=tuple(used),
+                   bytes=target.stat().st_size)  # fmt: skip
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse a target that exists, or whose folder is none, before any work.
+
+    Raises:
+        UsageError: it exists and is not to be replaced.
+        BadInput: its folder does not exist or is a file.
+    """
+    if target.is_dir() or (target.exists() and not overwrite):
+        raise UsageError("the target exists", where=str(target), do="choose another name, or pass --overwrite")
+    if not target.parent.is_dir():
+        raise BadInput("there is no such folder", where=str(target.parent), do="make it first")
+
+
+def layout_for(wanted: str, cell: Cell) -> str:
+    """The layout that a framework or layout name means for a cell: the first of that framework that holds it.
+
+    Raises:
+        UsageError: no layout of that name.
+        NotRepresentable: none of the framework's layouts holds the cell; the first one's reason.
+    """
+    if wanted in layouts():
+        return wanted
+    candidates = [name for name in layouts() if name.startswith(f"{wanted}.") and op_of(name) == cell.op]
+    if not wanted or not candidates:
+        frameworks = dict.fromkeys(name.rpartition(".")[0] for name in layouts())
+        raise UsageError(f"unknown layout or framework {wanted!r}" if wanted else "which layout?", where="convert --to",
+                         expected=", ".join(frameworks))  # fmt: skip
+    first: Refused | None = None
+    for name in candidates:
+        try:
+            for half in cell.split():
+                fit(name, half)
+        except NotRepresentable as refusal:
+            first = first or refusal
+        else:
+            return name
+    raise first or NotRepresentable(f"{wanted} has no {cell.op}", where="convert --to")
+
+
+def named_arrays(found: Mapping[str, Cell], wanted: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """All parameters of a file, and the layout of each cell.
+
+    torch's names are those of one module (`weight_ih_l0_reverse`), so that `load_state_dict` takes them; elsewhere a
+    name is the cell's name, `forward` or `backward` where there are two directions, and the layout's own key.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    used = []
+    for at, (name, cell) in enumerate(found.items()):
+        layout = layout_for(wanted, cell)
+        used.append(layout)
+        halves = cell.split()
+        for half, direction in zip(halves, ("forward", "backward"), strict=False):
+            for key, array in fit(layout, half).params.items():
+                if layout in ("torch.LSTM", "torch.GRU", "torch.RNN"):
+                    arrays[f"{key}_l{at}{'_reverse' * (direction == 'backward')}"] = array
+                else:
+                    arrays[".".join([name, *([direction] if len(halves) > 1 else []), key])] = array
+    return arrays, used
+
+
+def _save_arrays(found: Mapping[str, Cell], target: Path, wanted: str, overwrite: bool) -> list[str]:
+    from bridge.frameworks.checkpoints import save_params
+
+    arrays, used = named_arrays(found, wanted)
+    save_params(target, arrays, overwrite=overwrite)
+    return used
+
+
+def _save_keras(found: Mapping[str, Cell], target: Path) -> None:
+    layers = conversion.build(list(found.values()), "keras")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        temporary = Path(folder) / target.name
+        layers.save(temporary)
+        temporary.replace(target)
