@@ -1,0 +1,136 @@
+"""Write a Stack as an ONNX graph: one fused node a layer, and the few nodes that torch's axis order needs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import BadInput, Unsupported, UsageError
+from bridge.frameworks.door import ExportOptions
+from bridge.frameworks.projection import write_projected
+from bridge.frameworks.stack import Layer, Stack
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from bridge.graph import Writer
+
+
+def export_stack(stack: Stack, options: ExportOptions) -> ir.Model:
+    """The ONNX model of `stack`.
+
+    Inputs `input`[, `lengths`][, `initial_h`][, `initial_c`], outputs `output`, `h_n`[, `c_n`] as torch arranges
+    them; a one-step module has no `output` and no time axis.
+
+    Raises:
+        UsageError: options that this kind of source does not have.
+        BadInput: an `example` that does not fit the module.
+    """
+    from bridge.graph import Writer
+
+    _check_options(stack, options)
+    w = Writer(opset=options.opset, dtype=stack.layers[0].cell.dtype.name, name=stack.source)
+    if stack.one_step:
+        _write_step(w, stack, options)
+    else:
+        _write_sequence(w, stack, options)
+    metadata = {"bridge.source": stack.source}
+    if stack.version:
+        metadata["bridge.source_version"] = stack.version
+    if stack.notes:
+        metadata["bridge.notes"] = json.dumps(list(stack.notes))
+    return w.model(metadata)
+
+
+def _write_sequence(w: Writer, stack: Stack, options: ExportOptions) -> None:
+    from bridge.graph.sequences import merge_directions
+
+    dtype, first = stack.layers[0].cell.dtype.name, stack.layers[0].cell
+    axes = ("batch", "time") if stack.batch_first else ("time", "batch")
+    x = w.input("input", dtype, (*axes, first.input_size))
+    lengths = w.input("lengths", "int32", ("batch",)) if options.lengths else None
+    initial = _state_inputs(w, stack, options)
+    if stack.batch_first:
+        x = w.transpose(x, (1, 0, 2))
+    finals: dict[str, list[Any]] = {name: [] for name in _state_names(stack)}
+    for at, layer in enumerate(stack.layers):
+        own = {name: values[at] for name, values in initial.items()}
+        y, y_h, y_c = _write_layer(w, layer, x, lengths, own, options)
+        for name, value in (("h", y_h), ("c", y_c)):
+            if name in finals:
+                finals[name].append(value)
+        x = merge_directions(w, y, batch_first=stack.batch_first and at == len(stack.layers) - 1)
+    top = stack.layers[-1]
+    w.output(x, "output", dtype, (*axes, top.state_size * top.cell.num_directions))
+    for name, values in finals.items():
+        w.output(w.concat(values, 0), f"{name}_n", dtype, _state_shape(stack, name))
+
+
+def _write_step(w: Writer, stack: Stack, options: ExportOptions) -> None:
+    (layer,) = stack.layers
+    cell = layer.cell
+    x = w.input("input", cell.dtype.name, ("batch", cell.input_size))
+    own = {}
+    if options.states == "inputs":
+        for name in _state_names(stack):
+            value = w.input(f"initial_{name}", cell.dtype.name, ("batch", cell.hidden_size))
+            own[name] = w.unsqueeze(value, 0)
+    _, y_h, y_c = _write_layer(w, layer, w.unsqueeze(x, 0), None, own, options)
+    for name, value in (("h", y_h), ("c", y_c)):
+        if name in _state_names(stack):
+            w.output(w.squeeze(value, 0), f"{name}_n", cell.dtype.name, ("batch", cell.hidden_size))
+
+
+def _write_layer(
+    w: Writer, layer: Layer, x: ir.Value, lengths: ir.Value | None, own: dict[str, ir.Value], options: ExportOptions
+) -> tuple[ir.Value, ir.Value, ir.Value | None]:
+    if layer.projection is not None:
+        return write_projected(w, layer, x, lengths, own.get("h"), own.get("c"))
+    return w.recurrent(layer.cell, x, lengths=lengths, initial_h=own.get("h"), initial_c=own.get("c"),
+                       name=layer.name, form=options.form)  # fmt: skip
+
+
+def _state_inputs(w: Writer, stack: Stack, options: ExportOptions) -> dict[str, list[ir.Value]]:
+    """The initial states of each layer, cut from torch's [layers * D, N, H]."""
+    if options.states == "zero":
+        return {}
+    count, directions = len(stack.layers), stack.layers[0].cell.num_directions
+    result: dict[str, list[ir.Value]] = {}
+    for name in _state_names(stack):
+        value = w.input(f"initial_{name}", stack.layers[0].cell.dtype.name, _state_shape(stack, name))
+        if count == 1:
+            result[name] = [value]
+        else:
+            result[name] = list(w.op("Split", value, w.constant([directions] * count), outputs=count, axis=0))
+    return result
+
+
+def _state_names(stack: Stack) -> tuple[str, ...]:
+    return ("h", "c") if stack.layers[0].cell.op == "LSTM" else ("h",)
+
+
+def _state_shape(stack: Stack, name: str) -> tuple[int | str, ...]:
+    first = stack.layers[0]
+    size = first.state_size if name == "h" else first.cell.hidden_size
+    return (len(stack.layers) * first.cell.num_directions, "batch", size)
+
+
+def _check_options(stack: Stack, options: ExportOptions) -> None:
+    if stack.one_step and options.lengths:
+        raise UsageError("one step has no lengths", where=stack.source, do="leave lengths out")
+    if options.custom_objects:
+        raise UsageError("custom_objects names classes of a Keras file", where=stack.source, do="leave it out")
+    if options.dynamic is not None:
+        raise Unsupported("`dynamic` is for whole models; batch and time of a recurrent layer are always symbolic",
+                          where=stack.source, do="leave dynamic out")  # fmt: skip
+    if options.example is not None:
+        _check_example(stack, options.example)
+
+
+def _check_example(stack: Stack, example: object) -> None:
+    values = list(example.values()) if isinstance(example, dict) else example
+    first = values[0] if isinstance(values, (tuple, list)) and values else values
+    shape, rank = tuple(getattr(first, "shape", ())), 2 if stack.one_step else 3
+    if len(shape) != rank or shape[-1] != stack.layers[0].cell.input_size:
+        raise BadInput("the example does not fit the module", where=stack.source, got=list(shape),
+                       expected=f"{rank} axes, the last of {stack.layers[0].cell.input_size}")  # fmt: skip

@@ -1,0 +1,115 @@
+"""The torch door: recurrent modules to ONNX and back, cells in and out of the user's own module.
+
+torch is imported inside functions only; `owns` does not even do that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from bridge.errors import MissingExtra
+from bridge.frameworks.door import ExportOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    import torch
+
+    from bridge.cell import Cell
+
+
+def owns(source: object) -> bool:
+    """Whether `source` is a `torch.nn.Module`; torch is looked up and never imported."""
+    nn = sys.modules.get("torch.nn")
+    return nn is not None and isinstance(source, nn.Module)
+
+
+def export(source: torch.nn.Module, options: ExportOptions) -> ir.Model:
+    """The ONNX model of a recurrent module, one fused node a layer; no tracing, and the module stays as it is.
+
+    Raises:
+        Unsupported: a module that is not recurrent, or holds one that is not; hooks; a dtype that is not carried.
+        UsageError: options that the module does not have.
+        BadInput: weights that hold NaN or inf, or an `example` that does not fit.
+    """
+    from bridge.frameworks.stack_export import export_stack
+    from bridge.frameworks.torch_read import bare_stack
+
+    return export_stack(bare_stack(source), options)
+
+
+def cells(source: torch.nn.Module) -> dict[str, Cell]:
+    """Every recurrent cell by module path: `l0`, `l1` of a bare stack, `encoder.rnn.l0` of a nested one.
+
+    Raises:
+        NotRepresentable: an LSTM with proj_size, which is no Cell.
+        Unsupported: a dtype that is not carried.
+    """
+    from bridge.frameworks.torch_read import read_stack, recurrent_modules
+
+    return {
+        name: cell
+        for path, module in recurrent_modules(source)
+        for name, cell in read_stack(module, path).cells.items()
+    }
+
+
+def assign(model: torch.nn.Module, mapping: Mapping[str, Cell | Sequence[Cell]]) -> torch.nn.Module:
+    """Write cells into recurrent modules of `model` by path, and return `model`.
+
+    A path is a module's (`encoder.rnn`; "" for a bare one) with all its layers, or one layer's (`encoder.rnn.l1`).
+
+    Raises:
+        UsageError: a path that is no recurrent module, or the wrong number of cells.
+        NotRepresentable: a cell that the layer has no place for. Nothing has been written then.
+    """
+    from bridge.frameworks.torch_write import assign_cells
+
+    return assign_cells(model, mapping)
+
+
+def build(cells: Sequence[Cell], own_cells: bool) -> torch.nn.Module:
+    """`nn.LSTM`, `nn.GRU` or `nn.RNN` (time-major) with a layer for each cell; with `own_cells` bridge's own module
+    where torch has no place for them.
+
+    Raises:
+        NotRepresentable: a cell that torch's layer cannot hold, or cells that are no stack.
+    """
+    from bridge.frameworks.torch_write import build_module
+
+    return build_module(cells, own_cells)
+
+
+def import_model(model: ir.Model, static: Mapping[str, object] | None) -> torch.nn.Module:
+    """`model` as a module called positionally in the order of the graph's inputs, or by name.
+
+    Raises:
+        Unsupported: operators that bridge does not carry, all of them named.
+    """
+    _require_torch()
+    from bridge.frameworks.torch_import import OnnxModule
+
+    return OnnxModule(model, static)
+
+
+def execute(source: torch.nn.Module, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """torch's own forward pass in inference mode, inputs and outputs named as `export` names them.
+
+    Raises:
+        BadInput: unknown or missing inputs, or a length below 1, which torch cannot pack.
+    """
+    from bridge.frameworks.torch_execute import run_module
+
+    return run_module(source, feeds)
+
+
+def _require_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingExtra("torch is not installed", where="to_torch",
+                           do="pip install 'rnn-bridge[torch]'") from None  # fmt: skip

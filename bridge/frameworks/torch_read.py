@@ -1,0 +1,152 @@
+"""Read torch's recurrent modules: which there are, and the cells that they compute with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from bridge.errors import BadInput, Unsupported
+from bridge.frameworks.stack import SUFFIXES, Layer, Stack, check_dtype, read_layer
+from bridge.frameworks.torch_own import OwnStack
+
+SEQUENCES: Final = {nn.LSTM: "torch.LSTM", nn.GRU: "torch.GRU", nn.RNN: "torch.RNN"}
+"""The modules that run over time, with the layouts of one direction of one layer."""
+
+STEPS: Final = {nn.LSTMCell: "torch.LSTMCell", nn.GRUCell: "torch.GRUCell", nn.RNNCell: "torch.RNNCell"}
+"""The modules that run one step."""
+
+
+def recurrent_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every recurrent module in `module` with its path, itself included (path ""); shared ones once."""
+    inside_own: set[int] = set()
+    for path, child in module.named_modules():
+        if id(child) in inside_own:
+            continue
+        if isinstance(child, OwnStack):
+            inside_own.update(id(part) for part in child.modules())
+        if kind_of(child) is not None:
+            yield path, child
+
+
+def kind_of(module: nn.Module) -> type[nn.Module] | None:
+    """The recurrent class that `module` is, or None."""
+    known = (*SEQUENCES, *STEPS, OwnStack)
+    return next((kind for kind in known if isinstance(module, kind)), None)
+
+
+def layout_of(module: nn.Module) -> str:
+    """The layout of a native recurrent module."""
+    return next(layout for kind, layout in (SEQUENCES | STEPS).items() if isinstance(module, kind))
+
+
+def layout_options(module: nn.Module) -> dict[str, Any]:
+    """What the layout must be told beside the parameters."""
+    nonlinearity = getattr(module, "nonlinearity", None)
+    return {"nonlinearity": nonlinearity} if isinstance(module, nn.RNN | nn.RNNCell) else {}
+
+
+def bare_stack(module: nn.Module) -> Stack:
+    """The Stack of a module that is recurrent itself.
+
+    Raises:
+        Unsupported: any other module, with the first one in it that is not recurrent named.
+    """
+    if kind_of(module) is not None:
+        return read_stack(module)
+    for path, child in module.named_modules():
+        if path and not any(True for _ in child.children()) and kind_of(child) is None:
+            what = f"{path} is a {type(child).__name__}: whole torch modules are not exported yet"
+            break
+    else:
+        what = f"{type(module).__name__} is not recurrent itself: whole torch modules are not exported yet"
+    paths = [path for path, _ in recurrent_modules(module)]
+    raise Unsupported(what, where=type(module).__name__,
+                      do=f"export its recurrent modules one by one: {', '.join(paths)}" if paths else "")  # fmt: skip
+
+
+def read_stack(module: nn.Module, path: str = "") -> Stack:
+    """The layers of a recurrent module, named from its path.
+
+    Weights are what the forward pass computes with: parametrised and normalised ones are evaluated.
+
+    Raises:
+        Unsupported: a subclass with its own forward, hooks, a dtype that is not carried.
+        BadInput: weights without values (device "meta"), NaN or inf.
+    """
+    _check_plain(module, path)
+    if isinstance(module, OwnStack):
+        layers = tuple(Layer(name=_layer_name(path, at), cell=cell) for at, cell in enumerate(module.cells()))
+        return Stack(source="bridge.torch.OwnStack", version=torch.__version__, layers=layers)
+    if isinstance(module, tuple(STEPS)):
+        layer = read_layer(path or "cell", layout_of(module), [_arrays(module, path, "")], layout_options(module))
+        return Stack(source=_source(module), version=torch.__version__, layers=(layer,), one_step=True)
+    return _read_sequence(module, path)
+
+
+def _read_sequence(module: Any, path: str) -> Stack:
+    layers = []
+    for at in range(module.num_layers):
+        suffixes = SUFFIXES[: 2 if module.bidirectional else 1]
+        directions = [_arrays(module, path, f"_l{at}{suffix}") for suffix in suffixes]
+        layers.append(read_layer(_layer_name(path, at), layout_of(module), directions, layout_options(module)))
+    notes = ()
+    if module.dropout > 0 and module.num_layers > 1:
+        mode = " although the module is in training mode" if module.training else ""
+        notes = (f"{path or _source(module)}: dropout={module.dropout:g} between layers is left out, "
+                 f"as in inference{mode}",)  # fmt: skip
+    return Stack(source=_source(module), version=torch.__version__, layers=tuple(layers),
+                 batch_first=bool(module.batch_first), notes=notes)  # fmt: skip
+
+
+def _layer_name(path: str, at: int) -> str:
+    return f"{path}.l{at}" if path else f"l{at}"
+
+
+def _source(module: nn.Module) -> str:
+    return "torch.nn." + layout_of(module).removeprefix("torch.")
+
+
+def _arrays(module: nn.Module, path: str, suffix: str) -> Mapping[str, np.ndarray]:
+    """The arrays of one direction of one layer without the suffix, copied out of the module's memory."""
+    names = ["weight_ih", "weight_hh"]
+    names += ["bias_ih", "bias_hh"] if module.bias else []
+    names += ["weight_hr"] if getattr(module, "proj_size", 0) else []
+    where = f"{path}.{suffix}".strip("._") or type(module).__name__
+    return {name: _as_numpy(effective(module, name + suffix), where) for name in names}
+
+
+def effective(module: nn.Module, name: str) -> torch.Tensor:
+    """The tensor that forward computes with: `weight_norm` and `spectral_norm` of old set theirs in a hook."""
+    for hook in module._forward_pre_hooks.values():  # noqa: SLF001 (torch keeps them nowhere else)
+        if getattr(hook, "name", None) == name and isinstance(hook, torch.nn.utils.weight_norm.WeightNorm):
+            return hook.compute_weight(module)
+    with torch.no_grad():
+        tensor: torch.Tensor = getattr(module, name)
+    return tensor
+
+
+def _as_numpy(tensor: torch.Tensor, where: str) -> np.ndarray:
+    if tensor.device.type == "meta":
+        raise BadInput("the weights are on the device 'meta' and have no values", where=where,
+                       do="load the weights first")  # fmt: skip
+    check_dtype(where, str(tensor.dtype).removeprefix("torch."))
+    return tensor.detach().cpu().contiguous().numpy()  # shares the module's memory: read_layer copies
+
+
+def _check_plain(module: nn.Module, path: str) -> None:
+    """Refuse what would change the numbers and is not in the weights."""
+    where, kind = path or type(module).__name__, kind_of(module)
+    if kind is None or type(module).forward is not kind.forward:
+        raise Unsupported("the class has a forward of its own", where=where,
+                          do="copy its weights into the plain torch module")  # fmt: skip
+    hooks = [*module._forward_hooks.values()]  # noqa: SLF001
+    hooks += [hook for hook in module._forward_pre_hooks.values()  # noqa: SLF001
+              if not isinstance(hook, torch.nn.utils.weight_norm.WeightNorm)]  # fmt: skip
+    if hooks:
+        raise Unsupported("it has forward hooks, which may change its values", where=where,
+                          got=", ".join(getattr(hook, "__qualname__", type(hook).__qualname__) for hook in hooks),
+                          do="remove the hooks before the export")  # fmt: skip
