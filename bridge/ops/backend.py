@@ -1,0 +1,71 @@
+"""What an operator needs of a framework: an array namespace, and the little that the array API lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any
+"""An array of the backend, or numpy where the value is static."""
+
+Shape: TypeAlias = Sequence[int]
+Pads: TypeAlias = Sequence[tuple[int, int]]
+
+
+class Backend(Protocol):
+    """One framework's arrays. Dtypes are numpy's everywhere; `like` gives the device of a new array."""
+
+    @property
+    def name(self) -> str:
+        """The framework, for messages."""
+
+    @property
+    def xp(self) -> Any:
+        """The array namespace (Python array API)."""
+
+    def asarray(self, value: Any, like: Array | None = None) -> Array:
+        """`value` as this backend's array with the dtype it has, on the device of `like`.
+
+        Raises:
+            Unsupported: the backend cannot hold the dtype or a value without rounding it.
+        """
+
+    def concrete(self, value: Array) -> np.ndarray | None:
+        """`value` as numpy where its numbers are known now, None while it is traced."""
+
+    def dtype(self, value: Array) -> np.dtype[Any]:
+        """The dtype of `value`."""
+
+    def astype(self, value: Array, dtype: np.dtype[Any]) -> Array:
+        """`value` in another dtype."""
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """Matrix product in the full precision of its dtype."""
+
+    def sigmoid(self, x: Array) -> Array:
+        """Logistic function, without overflow."""
+
+    def erf(self, x: Array) -> Array:
+        """Error function."""
+
+    def conv(self, x: Array, w: Array, *, strides: Shape, pads: Pads, dilations: Shape, groups: int) -> Array:
+        """Convolution (correlation) of x [N, C, ...] with w [M, C/groups, ...], zero padding per axis."""
+
+    def scan(
+        self,
+        body: Callable[[tuple[Array, ...], tuple[Array, ...]], tuple[tuple[Array, ...], tuple[Array, ...]]],
+        carry: tuple[Array, ...],
+        xs: tuple[Array, ...],
+        reverse: bool = False,
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Run `body(carry, x) -> (carry, y)` over axis 0 of `xs`; ys keep the order of xs, reversed or not."""
+
+    def cond(
+        self,
+        predicate: Array,
+        then: Callable[[], tuple[Array, ...]],
+        otherwise: Callable[[], tuple[Array, ...]],
+    ) -> tuple[Array, ...]:
+        """The outputs of the branch that `predicate` (one boolean) chooses."""

@@ -1,0 +1,134 @@
+"""JAX: the array namespace is `jax.numpy`; products and convolutions run at the highest precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bridge.errors import Unsupported
+from bridge.ops.backend import Array, Pads, Shape
+
+Values = tuple[Array, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JaxBackend:
+    """JAX as a Backend; usable under jit, grad and vmap."""
+
+    unroll: int = 1
+    """Steps of a scan written out per iteration of the loop."""
+
+    @property
+    def name(self) -> str:
+        """The framework, for messages."""
+        return "jax"
+
+    @property
+    def xp(self) -> Any:
+        """The array namespace."""
+        import jax.numpy as jnp
+
+        return jnp
+
+    def asarray(self, value: Any, like: Array | None = None) -> Array:  # noqa: ARG002
+        """`value` as a JAX array.
+
+        Raises:
+            Unsupported: float64, or an int64 beyond 32 bits, while x64 is off: JAX would narrow it silently.
+        """
+        if isinstance(value, np.ndarray | np.generic):
+            _check_width(value)
+        return self.xp.asarray(value)
+
+    def concrete(self, value: Array) -> np.ndarray | None:
+        """`value` as numpy outside a transformation, None for a tracer."""
+        import jax
+
+        return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+
+    def dtype(self, value: Array) -> np.dtype[Any]:
+        """The dtype of `value`."""
+        dtype: np.dtype[Any] = np.dtype(value.dtype)
+        return dtype
+
+    def astype(self, value: Array, dtype: np.dtype[Any]) -> Array:
+        """`value` in another dtype; 64-bit integers are 32-bit ones while x64 is off.
+
+        Raises:
+            Unsupported: float64 while x64 is off.
+        """
+        import jax
+
+        _check_width(np.empty(0, dtype))
+        return self.xp.astype(value, jax.dtypes.canonicalize_dtype(dtype))
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """Matrix product, no TF32 or bfloat16 passes."""
+        import jax
+
+        return self.xp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+    def sigmoid(self, x: Array) -> Array:
+        """Logistic function."""
+        import jax
+
+        return jax.nn.sigmoid(x)
+
+    def erf(self, x: Array) -> Array:
+        """Error function."""
+        import jax
+
+        return jax.lax.erf(x)
+
+    def conv(self, x: Array, w: Array, *, strides: Shape, pads: Pads, dilations: Shape, groups: int) -> Array:
+        """Convolution by `lax.conv_general_dilated`."""
+        import jax
+
+        return jax.lax.conv_general_dilated(
+            x,
+            w,
+            window_strides=tuple(strides),
+            padding=[tuple(pad) for pad in pads],
+            rhs_dilation=tuple(dilations),
+            feature_group_count=groups,
+            precision=jax.lax.Precision.HIGHEST,
+        )
+
+    def scan(
+        self, body: Callable[[Values, Values], tuple[Values, Values]], carry: Values, xs: Values, reverse: bool = False
+    ) -> tuple[Values, Values]:
+        """`lax.scan`."""
+        import jax
+
+        final, ys = jax.lax.scan(body, carry, xs, reverse=reverse, unroll=self.unroll)
+        return tuple(final), tuple(ys)
+
+    def cond(self, predicate: Array, then: Callable[[], Values], otherwise: Callable[[], Values]) -> Values:
+        """`lax.cond` while tracing; outside, the branch that is taken and only that."""
+        import jax
+
+        known = self.concrete(predicate)
+        if known is not None:
+            return then() if bool(known.reshape(())) else otherwise()
+        return tuple(jax.lax.cond(self.xp.reshape(predicate, ()), then, otherwise))
+
+
+def _check_width(value: Any) -> None:
+    import jax
+
+    if jax.config.jax_enable_x64 or value.dtype.itemsize < 8:
+        return
+    do = 'enable it: jax.config.update("jax_enable_x64", True)'
+    if value.dtype.kind in "fc":
+        raise Unsupported("float64 while JAX runs with x64 off, which would round it to float32", where="jax", do=do)
+    narrow = np.iinfo(np.int32 if value.dtype.kind == "i" else np.uint32)
+    if value.size and (value.min() < narrow.min or value.max() > narrow.max):
+        raise Unsupported(
+            "an integer beyond 32 bits while JAX runs with x64 off, which would wrap it",
+            where="jax",
+            got=f"{value.min()} to {value.max()}",
+            do=do,
+        )

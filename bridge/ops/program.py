@@ -1,0 +1,192 @@
+"""Program: an ONNX model compiled once for a backend, run any number of times, also while the backend traces."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.errors import BadInput, Unsupported, UsageError
+from bridge.ops.backend import Array, Backend
+from bridge.ops.backend_numpy import NumpyBackend
+from bridge.ops.dtypes import numpy_dtype
+from bridge.ops.layers import layer_handler
+from bridge.ops.parameters import trainable
+from bridge.ops.registry import Handler, resolve
+from bridge.ops.steps import Block, Compiler, node_name
+from bridge.ops.table import HANDLERS
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Layer = Callable[..., Any]
+
+
+class Program:
+    """An ONNX model on a backend.
+
+    `layers` maps node names to native layers that take the nodes over, in subgraphs too: for LSTM, GRU and RNN
+    `layer(X, sequence_lens=None, initial_h=None, initial_c=None) -> (Y, Y_h[, Y_c])` in ONNX layout 0 (the weights W,
+    R, B, P are the layer's own; an initial state stays an argument), for any other node `layer(*inputs) -> outputs`.
+
+    Raises:
+        Unsupported: operators that are not carried, all of them in one error; a dtype that the backend cannot hold.
+        UsageError: a layer or a static value for a name that the model does not have.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        backend: Backend,
+        *,
+        layers: Mapping[str, Layer] | None = None,
+        static: Mapping[str, object] | None = None,
+    ) -> None:
+        from bridge.graph import as_model, fold
+
+        model = fold(as_model(model), static)
+        self._backend = backend
+        self._numpy = backend if isinstance(backend, NumpyBackend) else NumpyBackend()
+        self._opsets = dict(model.opset_imports)
+        self._layers = dict(layers or {})
+        _check_layers(self._layers, model.graph)
+        _check_operators(self._choose, model.graph)
+        compiler = Compiler(backend=backend, static_backend=self._numpy, choose=self._choose)
+        self._block = compiler.block(model.graph)
+        fixed = _fixed(self._block, static or {}, compiler.constants)
+        self._inputs = {v.name or "": v for v in self._block.inputs if v not in compiler.constants and v not in fixed}
+        self._constants = {v: self._numpy.asarray(a) for v, a in (compiler.constants | fixed).items()}
+        self._parameters = _named(trainable(self._block, compiler.constants))
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs of a call in graph order, those fixed by `static` left out."""
+        return tuple(self._inputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Outputs in graph order."""
+        return tuple(value.name or "" for value in self._block.outputs)
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Trainable arrays by initialiser name; a call takes their current values under the same names."""
+        return {name: self._constants[value] for name, value in self._parameters.items()}
+
+    def __call__(self, feeds: Mapping[str, Array], parameters: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Outputs by name, as the backend's arrays. Parameters that are not given keep the model's own values.
+
+        Raises:
+            BadInput: a missing or unexpected input or parameter, a wrong rank, size or dtype.
+            Unsupported: a value that must be known while tracing and is not.
+        """
+        scope = dict(self._constants)
+        for name, array in {**self.parameters, **_checked_names(parameters or {}, self._parameters)}.items():
+            scope[self._parameters[name]] = self._backend.asarray(array)
+        if missing := sorted(set(self._inputs) - set(feeds)):
+            raise BadInput("missing inputs", where="call", got=", ".join(missing), expected=", ".join(self._inputs))
+        for name, array in _checked_names(feeds, self._inputs).items():
+            scope[self._inputs[name]] = self._placed(name, array)
+        with np.errstate(all="ignore"):
+            results = self._block.run(scope)
+        return {name: self._backend.asarray(result) for name, result in zip(self.output_names, results, strict=True)}
+
+    def _placed(self, name: str, array: Array) -> Array:
+        """A call input on the backend, checked against the graph's declaration."""
+        value = self._inputs[name]
+        array = np.asarray(array) if isinstance(array, list | tuple | int | float) else array
+        if not _fits(tuple(array.shape), value.shape):
+            raise BadInput("wrong shape", where=f"input {name!r}", got=list(array.shape), expected=str(value.shape))
+        known = isinstance(array, np.ndarray)
+        dtype = array.dtype if known else self._backend.dtype(array)
+        if value.dtype is not None:
+            wanted = numpy_dtype(int(value.dtype), f"input {name!r}")
+            placed = self._backend.asarray(np.zeros(0, wanted))
+            if dtype not in (wanted, self._backend.dtype(placed)):
+                raise BadInput("wrong dtype", where=f"input {name!r}", got=str(dtype), expected=str(wanted))
+        return self._backend.asarray(array)
+
+    def _choose(self, node: ir.Node) -> tuple[Handler, Sequence[int]] | None:
+        layer = self._layers.get(node_name(node))
+        if layer is not None:
+            return layer_handler(node, layer)
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        handler = resolve(HANDLERS, domain, node.op_type, self._opsets.get(domain, 0))
+        return None if handler is None else (handler, range(len(node.inputs)))
+
+
+def evaluate(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The referee of whole graphs: `model` in numpy, every floating value in float64.
+
+    Initialisers, inputs, attributes and casts to float16 or float32 are carried in float64: a referee does not round.
+    """
+    program = Program(model, NumpyBackend(double=True))
+    return {name: np.asarray(array) for name, array in program(feeds).items()}
+
+
+def _check_operators(choose: Callable[[ir.Node], object], graph: ir.Graph) -> None:
+    missing: dict[str, list[str]] = defaultdict(list)
+    for node in _nodes(graph, choose):
+        if choose(node) is None:
+            missing[f"{node.domain}::{node.op_type}" if node.domain else node.op_type].append(node_name(node))
+    if missing:
+        lines = [f"{op} x{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+                 for op, names in sorted(missing.items())]  # fmt: skip
+        raise Unsupported(f"{sum(map(len, missing.values()))} nodes are not carried", where="model",
+                          got="; ".join(lines))  # fmt: skip
+
+
+def _nodes(graph: ir.Graph, choose: Callable[[ir.Node], object] | None = None) -> Iterator[ir.Node]:
+    """Every node, bodies too; not the body of a node that a layer takes over."""
+    for node in graph:
+        yield node
+        chosen: Any = choose(node) if choose else None
+        if chosen is not None and chosen[0].native:
+            continue
+        for attribute in node.attributes.values():
+            if hasattr(attribute.value, "initializers"):
+                yield from _nodes(attribute.value, choose)
+
+
+def _check_layers(layers: Mapping[str, Layer], graph: ir.Graph) -> None:
+    names = {node_name(node) for node in _nodes(graph)}
+    if unknown := sorted(set(layers) - names):
+        raise UsageError("layers for nodes that the model does not have", where="Program", got=", ".join(unknown))
+
+
+def _fixed(
+    block: Block, static: Mapping[str, object], constants: Mapping[ir.Value, np.ndarray]
+) -> dict[ir.Value, np.ndarray]:
+    """Inputs that `static` gives a value, where folding has not taken them out of the graph."""
+    inputs = {value.name or "": value for value in block.inputs if value not in constants}
+    return {
+        value: np.asarray(static[name], numpy_dtype(int(value.dtype), name) if value.dtype else None)
+        for name, value in inputs.items()
+        if name in static
+    }
+
+
+def _fits(shape: tuple[int, ...], declared: ir.Shape | None) -> bool:
+    if declared is None:
+        return True
+    sizes = [size if isinstance(size, int) else None for size in declared]
+    return len(sizes) == len(shape) and all(d in (None, s) for d, s in zip(sizes, shape, strict=True))
+
+
+def _named(values: Sequence[ir.Value]) -> dict[str, ir.Value]:
+    """Values by name; a name that sibling subgraphs share gets a number."""
+    named: dict[str, ir.Value] = {}
+    for value in values:
+        name, count = value.name or "parameter", 2
+        while name in named:
+            name, count = f"{value.name}.{count}", count + 1
+        named[name] = value
+    return named
+
+
+def _checked_names(given: Mapping[str, Array], known: Mapping[str, object]) -> Mapping[str, Array]:
+    if unknown := sorted(set(given) - set(known)):
+        raise BadInput("unexpected names", where="call", got=", ".join(unknown), expected=", ".join(known))
+    return given

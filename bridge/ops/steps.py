@@ -1,0 +1,212 @@
+"""A graph as steps: each node resolved to its handler once, with the attributes it declares and nothing else."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from bridge.errors import BadInput, Unsupported
+from bridge.ops.backend import Array, Backend
+from bridge.ops.node import Node
+from bridge.ops.registry import Handler
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Scope: TypeAlias = "dict[ir.Value, Array]"
+"""What is known so far; Values are keys by identity, so names may repeat in sibling branches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One node ready to run: on its backend, or on numpy where every input is static."""
+
+    node: Node
+    static_node: Node
+    handler: Handler
+    inputs: tuple[ir.Value | None, ...]
+    outputs: tuple[ir.Value, ...]
+    attributes: Mapping[str, Any]
+    bodies: Mapping[str, Block]
+    captures: tuple[ir.Value, ...]
+    """Outer values that the bodies read."""
+
+    def run(self, scope: Scope) -> None:
+        """Compute the outputs and put them into `scope`."""
+        values = [None if value is None else scope[value] for value in self.inputs]
+        node, values = self._placed(values, [scope[value] for value in self.captures])
+        bodies = {name: block.bind(scope) for name, block in self.bodies.items()}
+        try:
+            results = self.handler.function(node, *values, **self.attributes, **bodies)
+        except Exception as error:
+            error.add_note(f"while running {self.node.where}")
+            raise
+        results = results if isinstance(results, tuple) else (results,)
+        for output, result in zip(self.outputs, results, strict=False):
+            scope[output] = node.backend.asarray(result) if node.backend.name == "numpy" else result
+
+    def _placed(self, values: list[Array | None], captured: list[Array]) -> tuple[Node, list[Array | None]]:
+        """The node to run as, and the inputs where it wants them: static ones as numpy, the rest on its backend."""
+        free = [value for at, value in enumerate(values) if not self.handler.is_static(at)]
+        like = next((value for value in [*free, *captured] if value is not None and not _is_static(value)), None)
+        if like is None:
+            return self.static_node, [self._known(at, value) for at, value in enumerate(values)]
+        if self.handler.label.raw:
+            return self.node, values
+        backend = self.node.backend
+        return self.node, [
+            value if value is None else
+            self._known(at, value) if self.handler.is_static(at) else
+            backend.asarray(value, like=like) if _is_static(value) else value
+            for at, value in enumerate(values)
+        ]  # fmt: skip
+
+    def _known(self, at: int, value: Array | None) -> np.ndarray | None:
+        if value is None or _is_static(value):
+            return value
+        known = self.node.backend.concrete(value)
+        if known is not None:
+            return known
+        sources = sorted(graph_inputs(self.inputs[at]))
+        raise Unsupported(
+            f"input {self.handler.inputs[at]!r} must be known while tracing, and depends on the values of "
+            f"{', '.join(map(repr, sources)) or 'a graph input'}",
+            where=self.node.where,
+            do=f"fix it at import: static={{{', '.join(f'{name!r}: value' for name in sources)}}}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A graph or subgraph: inputs, steps in order, outputs, and the outer values it reads."""
+
+    inputs: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+    steps: tuple[Step, ...]
+    captures: tuple[ir.Value, ...]
+
+    def run(self, scope: Scope) -> tuple[Array, ...]:
+        """Run every step in `scope`, which holds the inputs and captures; the outputs."""
+        for step in self.steps:
+            step.run(scope)
+        return tuple(scope[value] for value in self.outputs)
+
+    def bind(self, outer: Scope) -> Callable[..., tuple[Array, ...]]:
+        """This block as a function of its inputs, reading its captures from `outer`."""
+
+        def body(*values: Array) -> tuple[Array, ...]:
+            captured = {value: outer[value] for value in self.captures}
+            return self.run({**captured, **dict(zip(self.inputs, values, strict=True))})
+
+        return body
+
+    def walk(self) -> Iterator[Step]:
+        """Every step, those of bodies too."""
+        for step in self.steps:
+            yield step
+            for block in step.bodies.values():
+                yield from block.walk()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiler:
+    """Turns graphs into Blocks; the choice of handler is the caller's, so that native layers can take nodes over."""
+
+    backend: Backend
+    static_backend: Backend
+    choose: Callable[[ir.Node], tuple[Handler, Sequence[int]] | None]
+    """The handler of a node with the positions of the inputs it takes; None where nothing carries it."""
+    constants: dict[ir.Value, np.ndarray] = field(default_factory=dict)
+    """Initialisers and Constant nodes of every graph compiled, filled on the way."""
+
+    def block(self, graph: ir.Graph) -> Block:
+        """Compile `graph` and the subgraphs in it."""
+        for value in graph.initializers.values():
+            if value.const_value is None:
+                raise BadInput("an initialiser without a value", where=value.name or "graph")
+            self.constants[value] = value.const_value.numpy()
+        steps = []
+        for node in graph:
+            step = self._step(node)
+            if node.op_type == "Constant" and not step.inputs:
+                self.constants[step.outputs[0]] = step.handler.function(step.static_node, **step.attributes)
+            else:
+                steps.append(step)
+        own = {*graph.inputs, *(output for step in steps for output in step.outputs)}
+        read = [value for step in steps for value in (*step.inputs, *step.captures) if value is not None]
+        captures = tuple(dict.fromkeys(value for value in [*read, *graph.outputs] if value not in own))
+        return Block(inputs=tuple(graph.inputs), outputs=tuple(graph.outputs), steps=tuple(steps), captures=captures)
+
+    def _step(self, node: ir.Node) -> Step:
+        chosen = self.choose(node)
+        if chosen is None:
+            raise Unsupported("is not carried", where=f"{node.op_type} node {node_name(node)!r}")
+        handler, taken = chosen
+        given = list(node.inputs)
+        inputs = tuple(given[at] if at < len(given) else None for at in taken)
+        attributes, bodies = self._attributes(node, handler)
+        blocks = {name: self.block(graph) for name, graph in bodies.items()}
+        record = {"name": node_name(node), "op_type": node.op_type, "outputs": len(node.outputs)}
+        return Step(
+            node=Node(backend=self.backend, **record),  # type: ignore[arg-type]
+            static_node=Node(backend=self.static_backend, **record),  # type: ignore[arg-type]
+            handler=handler,
+            inputs=inputs,
+            outputs=tuple(node.outputs),
+            attributes=attributes,
+            bodies=blocks,
+            captures=tuple(dict.fromkeys(value for block in blocks.values() for value in block.captures)),
+        )
+
+    def _attributes(self, node: ir.Node, handler: Handler) -> tuple[dict[str, Any], dict[str, ir.Graph]]:
+        if handler.native:
+            return {}, {}
+        where = f"{node.op_type} node {node_name(node)!r}"
+        values = {name: _plain(attribute.value) for name, attribute in node.attributes.items()}
+        unknown = sorted(set(values) - set(handler.attributes))
+        if unknown:
+            raise Unsupported("attributes that are not carried", where=where, got=", ".join(unknown),
+                              expected=", ".join(handler.attributes) or "none")  # fmt: skip
+        required = {name for name, default in handler.attributes.items() if default is inspect.Parameter.empty}
+        if missing := sorted(required - set(values)):
+            raise BadInput("required attributes are missing", where=where, got=", ".join(missing))
+        graphs = {name: value for name, value in values.items() if hasattr(value, "initializers")}
+        return {name: value for name, value in values.items() if name not in graphs}, graphs
+
+
+def node_name(node: ir.Node) -> str:
+    """The node's name, or its first output's where it has none."""
+    return node.name or next((value.name for value in node.outputs if value.name), "") or node.op_type
+
+
+def graph_inputs(value: ir.Value | None) -> set[str]:
+    """Names of the graph inputs that the numbers of `value` depend on; what Shape reads is not among them."""
+    found: set[str] = set()
+    seen: set[ir.Value] = set()
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        producer = value.producer()
+        if producer is None:
+            found |= {value.name or ""} if value.is_graph_input() else set()
+        elif producer.op_type not in ("Shape", "Size"):
+            pending += list(producer.inputs)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """An attribute's value as Python or numpy; a graph stays a graph."""
+    if hasattr(value, "numpy"):
+        return value.numpy()
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_static(value: Array) -> bool:
+    return isinstance(value, np.ndarray | np.generic)
