@@ -13,7 +13,8 @@ import numpy as np
 from bridge.cell import Cell
 from bridge.errors import BadInput, NotRepresentable, Refused, UsageError
 from bridge.frameworks import conversion
-from bridge.layout import fit, layouts, op_of
+from bridge.layout import fit, layouts
+from bridge.layout.describe import holding, op_of
 
 ARRAYS = (".npz", ".safetensors", ".pt", ".pth")
 """Suffixes of files that hold named arrays and nothing else."""
@@ -107,8 +108,7 @@ def layout_for(wanted: str, cell: Cell) -> str:
     first: Refused | None = None
     for name in candidates:
         try:
-            for half in cell.split():
-                fit(name, half)
+            holding(name, cell)
         except NotRepresentable as refusal:
             first = first or refusal
         else:

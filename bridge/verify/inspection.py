@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import Refused
 from bridge.frameworks import conversion
-from bridge.layout import fit, layouts, op_of
+from bridge.layout import layouts
+from bridge.layout.describe import holding, op_of
 from bridge.verify.sides import label
 
 if TYPE_CHECKING:
@@ -109,8 +110,7 @@ def _layer(name: str, cell: Cell) -> Layer:
 
 def _target(layout: str, cell: Cell) -> Target:
     try:
-        held = [fit(layout, half) for half in cell.split()]
+        held = holding(layout, cell)
     except Refused as refusal:
         return Target(layout=layout, holds=False, parameters=None, options={}, reason=refusal.what)
-    count = sum(array.size for one in held for array in one.params.values())
-    return Target(layout=layout, holds=True, parameters=count, options=dict(held[0].options), reason="")
+    return Target(layout=layout, holds=True, parameters=held.parameters, options=held.options, reason="")
