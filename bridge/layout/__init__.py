@@ -9,9 +9,25 @@ explain                      gate by gate, from which array to which
 
 from __future__ import annotations
 
-from bridge.layout.convert import fit, layouts, read_blocks, read_params, write_params
+from bridge.layout.convert import fit, layouts, read_blocks, read_params, template, write_params
+from bridge.layout.explaining import Place, Step, describe, explain, op_of
 from bridge.layout.options import activation
 from bridge.layout.reading import Blocks
 from bridge.layout.writing import Fit
 
-__all__ = ["Blocks", "Fit", "activation", "fit", "layouts", "read_blocks", "read_params", "write_params"]
+__all__ = [
+    "Blocks",
+    "Fit",
+    "Place",
+    "Step",
+    "activation",
+    "describe",
+    "explain",
+    "fit",
+    "layouts",
+    "op_of",
+    "read_blocks",
+    "read_params",
+    "template",
+    "write_params",
+]

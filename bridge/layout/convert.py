@@ -10,6 +10,7 @@ from bridge.cell import Cell
 from bridge.errors import BadInput, NotRepresentable, Unsupported
 from bridge.layout import reading, writing
 from bridge.layout.files import catalogue, find
+from bridge.layout.options import choose
 from bridge.layout.records import Layout
 
 
@@ -95,6 +96,27 @@ def write_params(layout: str, cell: Cell, **options: object) -> dict[str, np.nda
     return fit(layout, cell, **options).params
 
 
+def template(layout: str, inputs: int, hidden: int, *, dtype: str = "float32", **options: object) -> writing.Fit:
+    """Zeros of the names and shapes that a layer of the framework has, and the options to read them with.
+
+    Biases are there, peepholes are not, unless the options or the framework's defaults say otherwise.
+
+    Raises:
+        UsageError: an unknown layout, option or value.
+
+    >>> template("keras.GRU", 3, 4, reset_after=False).params["bias"].shape
+    (12,)
+    """
+    row = find(layout)
+    variant, values = choose(row, options)
+    for slot in variant.slots:
+        if slot.optional and slot.optional not in values:
+            values[slot.optional] = "P" not in slot.blocks
+    sizes = reading.Sizes(hidden=hidden, inputs=inputs)
+    slots = [slot for slot in variant.slots if slot.optional is None or values[slot.optional]]
+    return writing.Fit(params={slot.key: np.zeros(sizes.shape(slot), dtype) for slot in slots}, options=values)
+
+
 def _as_numpy(layout: Layout, name: str, value: object) -> np.ndarray:
     if "bfloat16" in str(getattr(value, "dtype", "")):
         raise Unsupported(f"{name} is bfloat16: no kernel of onnxruntime computes it", where=layout.name,
@@ -115,9 +137,14 @@ def _with_alternatives(refusal: NotRepresentable, layout: Layout, cell: Cell) ->
     if refusal.do:
         return refusal
     able = [name for name in _neighbours_first(layout) if name != layout.name and _holds(name, cell)]
-    do = f"use {', '.join(able)}, which can hold this cell" if able else "no layout can hold this cell"
-    if any(name.startswith("bridge.") for name in able):
-        do += "; the bridge cells are build(..., own_cells=True)"
+    ways = [name for name in able if not name.startswith("bridge.")]
+    if len(ways) < len(able):
+        ways.append('build(cell, "flax.nnx", own_cells=True)')
+    do = (
+        f"use {', '.join(ways[:-1])}{' or ' if len(ways) > 1 else ''}{ways[-1]}"
+        if ways
+        else "no layout holds this cell"
+    )
     return NotRepresentable(refusal.what, where=refusal.where, got=refusal.got, expected=refusal.expected, do=do)
 
 

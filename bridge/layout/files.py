@@ -22,6 +22,8 @@ class Catalogue:
 
     layouts: Mapping[str, Layout]
     vocabularies: Mapping[str, Mapping[str, Activation]]
+    keywords: Mapping[str, Mapping[str, str]]
+    """By framework: ONNX activations whose alpha is a keyword of the framework's function, and that keyword."""
 
 
 @cache
@@ -29,6 +31,7 @@ def catalogue() -> Catalogue:
     """All layout files. Raises BadInput where one is malformed or a name is there twice."""
     layouts: dict[str, Layout] = {}
     vocabularies: dict[str, Mapping[str, Activation]] = {}
+    keywords: dict[str, Mapping[str, str]] = {}
     folder = schema_files() / "layouts"
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
         if not file.name.endswith(".toml"):
@@ -36,9 +39,15 @@ def catalogue() -> Catalogue:
         document = _parse(file.name, file.read_text("utf-8"))
         for framework, table in document.get("vocabulary", {}).items():
             _add(vocabularies, framework, MappingProxyType({name: _activation(one) for name, one in table.items()}))
+        for framework, table in document.get("keywords", {}).items():
+            _add(keywords, framework, MappingProxyType(table))
         for row in document.get("layout", ()):
             _add(layouts, row["name"], _layout(document["framework"], row))
-    return Catalogue(layouts=MappingProxyType(layouts), vocabularies=MappingProxyType(vocabularies))
+    return Catalogue(
+        layouts=MappingProxyType(layouts),
+        vocabularies=MappingProxyType(vocabularies),
+        keywords=MappingProxyType(keywords),
+    )
 
 
 def find(name: str) -> Layout:

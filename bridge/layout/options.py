@@ -67,9 +67,10 @@ def _check_value(layout: Layout, name: str, option: Option, value: object) -> No
     elif kind == "activations":
         _whole_activations(layout, value)
     elif kind == "fixed":
-        if value not in option.carried:
+        carried = option.carried or (None,)
+        if value not in carried:
             raise NotRepresentable(f"{name}={value!r}: {option.why}", where=layout.name,
-                                   expected=" or ".join(map(repr, option.carried)))  # fmt: skip
+                                   expected=" or ".join(map(repr, carried)))  # fmt: skip
     elif kind == "number" or name == "clip":
         number = isinstance(value, (int, float, np.floating)) and not isinstance(value, bool) and np.isfinite(value)
         if not number and not (name == "clip" and value is None):
@@ -132,7 +133,7 @@ def fit_activations(layout: Layout, wanted: Sequence[Activation], given: Options
             chosen[name] = tuple(wanted)
         elif option.kind == "activation" and name not in given:
             first = wanted[ROLES[layout.op].index(option.roles[0])]
-            chosen[name] = activation(layout.framework, first) or layout.options[name].default
+            chosen[name] = _expressed(layout, first) or option.default
     actual = activations_of(layout, {**chosen, **given})
     for role, has, needs in zip(ROLES[layout.op], actual, wanted, strict=True):
         if not same(has, needs):
@@ -141,6 +142,12 @@ def fit_activations(layout: Layout, wanted: Sequence[Activation], given: Options
                 got=", ".join(map(str, wanted)),
             )  # fmt: skip
     return chosen
+
+
+def _expressed(layout: Layout, wanted: Activation) -> Activation | str | None:
+    """The option's value for an activation: its name, or itself where the framework's function takes any alpha."""
+    takes_alpha = catalogue().keywords.get(layout.framework, {})
+    return activation(layout.framework, wanted) or (wanted if wanted.name in takes_alpha else None)
 
 
 def variants_for(layout: Layout, given: Options) -> Iterator[Variant]:
@@ -153,6 +160,16 @@ def variants_for(layout: Layout, given: Options) -> Iterator[Variant]:
         return sum(layout.options[name].default != value for name, value in variant.when.items())
 
     return iter(sorted(allowed, key=departures))
+
+
+def choose(layout: Layout, given: Options) -> tuple[Variant, dict[str, object]]:
+    """The variant that options alone choose, and every option's value: fixed ones as bridge carries them."""
+    fixed = {name: option.carried[0] for name, option in layout.options.items() if option.carried}
+    values = resolve(layout, {**fixed, **given})
+    variant = next(variants_for(layout, given), None)
+    if variant is None:
+        raise UsageError("no variant of this layout has these options", where=layout.name, got=dict(given))
+    return variant, {**values, **variant.when}
 
 
 def constant_value(constant: Constant, values: Options) -> float:

@@ -95,15 +95,13 @@ class Option:
     roles: str = ""
     """Of an activation: which of the operator's f, g, h it sets."""
     carried: tuple[object, ...] = ()
-    """Of a fixed option: the values with which the layout is the ONNX operator; the first is written."""
+    """Of a fixed option: the values with which the layout is the ONNX operator, the first is written; empty: unset."""
     why: str = ""
     """Of a fixed option: why other values are refused."""
 
     def __post_init__(self) -> None:
-        if (self.kind == "activation") != bool(self.roles) or (self.kind == "fixed") != bool(self.carried and self.why):
-            raise BadInput(
-                "an activation has roles; a fixed option has carried values and why", where="layout", got=self
-            )
+        if (self.kind == "activation") != bool(self.roles) or (self.kind == "fixed") != bool(self.why):
+            raise BadInput("an activation has roles; a fixed option says why", where="layout", got=self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

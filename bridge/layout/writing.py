@@ -105,7 +105,7 @@ def _plan_variant(layout: Layout, variant: Variant, cell: Cell, given: Mapping[s
             f"this layout applies the reset gate {'after' if reset else 'before'} the recurrent product",
             where=layout.name, got=f"linear_before_reset={int(cell.linear_before_reset)}",
         )  # fmt: skip
-    chosen = {name: option.carried[0] for name, option in layout.options.items() if option.kind == "fixed"}
+    chosen = {name: option.carried[0] for name, option in layout.options.items() if option.carried}
     for name, option in layout.options.items():
         if option.kind == "attribute":
             chosen[name] = getattr(cell, name)
