@@ -1,0 +1,145 @@
+"""Read recurrent nnx modules: which there are, and the layers that they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from flax import nnx
+from flax.nnx.nn import dtypes
+from flax.nnx.nn.recurrent import _concatenate
+
+from bridge.errors import Unsupported
+from bridge.frameworks.flax_cells import constant_states, read_cell
+from bridge.frameworks.flax_layers import Direction, Layer
+from bridge.frameworks.flax_nnx_cells import GRUCell, LSTMCell, OwnCell, RNNCell
+
+LAYOUTS: Final = MappingProxyType(
+    {nnx.LSTMCell: "flax.nnx.LSTMCell", nnx.OptimizedLSTMCell: "flax.nnx.OptimizedLSTMCell",
+     nnx.GRUCell: "flax.nnx.GRUCell", nnx.SimpleCell: "flax.nnx.SimpleCell",
+     LSTMCell: "bridge.LSTMCell", GRUCell: "bridge.GRUCell", RNNCell: "bridge.RNNCell"}
+)  # fmt: skip
+"""The layout of each cell class."""
+
+LAYERS: Final = (nnx.RNN, nnx.Bidirectional, nnx.RNNCellBase)
+
+
+def source_name(module: nnx.Module) -> str:
+    """What the model's metadata call the source."""
+    name = type(module).__name__
+    return f"flax.nnx.{name}" if type(module).__module__.startswith("flax.") else f"bridge.nnx.{name}"
+
+
+def read_layers(module: nnx.Module) -> list[Layer]:
+    """The layers of an RNN, a Bidirectional, a cell, or a Sequential of RNNs and Bidirectionals.
+
+    Raises:
+        Unsupported: any other module, with the first one in it that is not recurrent named.
+    """
+    if isinstance(module, LAYERS):
+        return [read_layer(module, "cell" if isinstance(module, nnx.RNNCellBase) else "rnn")]
+    if type(module) is nnx.Sequential and len(module.layers):
+        layers: list[Layer] = []
+        for at, each in enumerate(module.layers):
+            if not isinstance(each, LAYERS):
+                raise Unsupported(f"layers.{at} is {_describe(each)}: whole nnx modules are not exported yet",
+                                  where="nnx.Sequential", do="export its recurrent layers one by one")  # fmt: skip
+            layers.append(read_layer(each, f"layers.{at}"))
+        return layers
+    paths = [path for path, _ in recurrent_modules(module)]
+    raise Unsupported("this module is not recurrent itself: whole nnx modules are not exported yet",
+                      where=type(module).__name__,
+                      do=f"export its recurrent modules one by one: {', '.join(paths)}" if paths else "")  # fmt: skip
+
+
+def recurrent_modules(module: nnx.Module) -> Iterator[tuple[str, Any]]:
+    """Every outermost RNN, Bidirectional and lone cell in `module` with its dotted path, shared ones once."""
+    found = [(path, each) for path, each in nnx.iter_modules(module) if isinstance(each, LAYERS)]
+    inside = {id(part) for path, each in found for _, part in nnx.iter_modules(each) if part is not each}
+    for path, each in sorted(found, key=lambda pair: tuple(map(str, pair[0]))):
+        if id(each) not in inside:
+            yield ".".join(map(str, path)) or ("cell" if isinstance(each, nnx.RNNCellBase) else "rnn"), each
+
+
+def read_layer(module: Any, path: str) -> Layer:
+    """One RNN, Bidirectional or bare cell.
+
+    Raises:
+        Unsupported: a subclass with its own forward, a merge function, state axes or promotion of the caller's own.
+    """
+    if isinstance(module, nnx.RNNCellBase):
+        return Layer(path=path, module=module, directions=(_direction(module, path),), is_step=True)
+    if type(module) is nnx.RNN:
+        return Layer(path=path, module=module, directions=(_rnn(module, path),), time_major=bool(module.time_major),
+                     reverse=bool(module.reverse), keep_order=bool(module.keep_order),
+                     return_carry=bool(module.return_carry))  # fmt: skip
+    if type(module) is not nnx.Bidirectional:
+        raise Unsupported("a subclass may compute anything", where=path, got=type(module).__name__,
+                          do="use nnx.RNN or nnx.Bidirectional itself")  # fmt: skip
+    if module.merge_fn is not _concatenate:
+        raise Unsupported("merge_fn is a function of the caller's own", where=path,
+                          got=getattr(module.merge_fn, "__name__", repr(module.merge_fn)),
+                          expected="the default, which concatenates", do="export both RNNs and merge outside")  # fmt: skip
+    parts = {"forward_rnn": module.forward_rnn, "backward_rnn": module.backward_rnn}
+    for name, rnn in parts.items():
+        if type(rnn) is not nnx.RNN:
+            raise Unsupported(f"{name} is {_describe(rnn)}", where=path, expected="nnx.RNN")
+    directions = tuple(_rnn(rnn, f"{path}.{name}") for name, rnn in parts.items())
+    return Layer(path=path, module=module, directions=directions, time_major=bool(module.time_major),
+                 return_carry=bool(module.return_carry))  # fmt: skip
+
+
+def _rnn(rnn: Any, path: str) -> Direction:
+    if rnn.state_axes != nnx.StateAxes({...: nnx.Carry}):
+        raise Unsupported("state_axes are of the caller's own", where=path, got=rnn.state_axes,
+                          do="leave state_axes at its default")  # fmt: skip
+    return _direction(rnn.cell, path)
+
+
+def _direction(cell: Any, path: str) -> Direction:
+    layout = LAYOUTS.get(type(cell))
+    if layout is None:
+        raise Unsupported("this cell may compute anything", where=path, got=type(cell).__name__,
+                          expected=", ".join(kind.__name__ for kind in LAYOUTS))  # fmt: skip
+    if getattr(cell, "promote_dtype", dtypes.promote_dtype) is not dtypes.promote_dtype:
+        raise Unsupported("promote_dtype is a function of the caller's own", where=path,
+                          do="leave promote_dtype at its default")  # fmt: skip
+    initial = initial_states(cell, path)
+    return Direction(path=path, kind=layout, body=read_cell(layout, cell, parameters(cell), initial, path))
+
+
+def parameters(cell: Any) -> dict[str, Any]:
+    """Every variable of a cell but its random streams and its learned carry, by dotted name."""
+    state = nnx.to_flat_state(nnx.state(cell, nnx.Not(nnx.RngState)))
+    named = {".".join(map(str, path)): variable[...] for path, variable in state}
+    return {name: value for name, value in named.items()
+            if not (isinstance(cell, OwnCell) and name in ("initial_h", "initial_c"))}  # fmt: skip
+
+
+def initial_states(cell: Any, where: str) -> Sequence[np.ndarray] | None:
+    """The constant initial h[, c] of a cell, None for zeros."""
+    if isinstance(cell, OwnCell):
+        learned = [state[...] for state in (cell.initial_h, cell.initial_c) if state is not None]
+        return [np.atleast_2d(np.asarray(state)) for state in learned] or None
+    if cell.carry_init is None:
+        return None
+
+    def draw(seed: int, batch: int) -> Sequence[Any]:
+        carry = cell.initialize_carry((batch, cell.in_features), nnx.Rngs(seed))
+        return carry[::-1] if isinstance(carry, tuple) else [carry]
+
+    return constant_states(draw, where)
+
+
+def forward(layer: Layer, x: Any, **options: Any) -> Any:
+    """What the native module itself returns for x."""
+    if not layer.is_step:
+        return layer.module(x, **options)
+    carry = options["carry"]
+    return layer.module(layer.module.initialize_carry(x.shape, nnx.Rngs(0)) if carry is None else carry, x)
+
+
+def _describe(thing: object) -> str:
+    return getattr(thing, "__name__", None) or type(thing).__name__
