@@ -103,8 +103,7 @@ def explain(
 @app.command()
 def layouts(as_json: Json = False) -> None:
     """List the layouts: where each framework keeps each gate."""
-    from bridge.layout import layouts
-    from bridge.layout.describe import describe
+    from bridge.layout import describe, layouts
 
     rows = [describe(name) for name in layouts()]
     width = max(len(row["layout"]) for row in rows)

@@ -13,8 +13,8 @@ import numpy as np
 from bridge.cell import Cell
 from bridge.errors import BadInput, NotRepresentable, Refused, UsageError
 from bridge.frameworks import conversion
-from bridge.layout import fit, layouts
-from bridge.layout.describe import holding, op_of
+from bridge.layout import fit, layouts, op_of
+from bridge.layout.holding import holding
 
 ARRAYS = (".npz", ".safetensors", ".pt", ".pth")
 """Suffixes of files that hold named arrays and nothing else."""

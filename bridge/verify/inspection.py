@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import Refused
 from bridge.frameworks import conversion
-from bridge.layout import layouts
-from bridge.layout.describe import holding, op_of
+from bridge.layout import layouts, op_of
+from bridge.layout.holding import holding
 from bridge.verify.sides import label
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Inspection:
         lines = [f"{self.source}: {len(self.layers)} recurrent layer{'s' if len(self.layers) != 1 else ''}"]
         for layer in self.layers:
             lines.append(
-                f"{layer.name}: {layer.op} {layer.input_size} -> {layer.hidden_size}, {layer.direction}, {layer.dtype}, "
-                f"{layer.parameters:,} parameters, {' '.join(layer.activations)}"
+                f"{layer.name}: {layer.op} {layer.input_size} -> {layer.hidden_size}, {layer.direction}, "
+                f"{layer.dtype}, {layer.parameters:,} parameters, {' '.join(layer.activations)}"
             )
             for target in layer.targets:
                 if target.holds:
