@@ -1,0 +1,102 @@
+"""The Keras door: what every framework door offers (see `door.Door`), on the jax, torch and tensorflow backends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+
+    from bridge.cell import Cell
+    from bridge.frameworks.door import ExportOptions
+
+
+def owns(source: object) -> bool:
+    """Whether `source` is a Keras layer or model; a path ending in .keras or .h5 counts. Imports nothing."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source).lower().endswith((".keras", ".h5"))
+    keras = sys.modules.get("keras")
+    return keras is not None and hasattr(keras, "layers") and isinstance(source, keras.layers.Layer)
+
+
+def export(source: Any, options: ExportOptions) -> ir.Model:
+    """The ONNX model of a recurrent layer, a cell, a model made of recurrent layers, or a file of one.
+
+    Raises:
+        BadInput: not built, or a malformed file.
+        Unsupported: another layer or option.
+    """
+    from bridge.frameworks import keras_export
+
+    return keras_export.export(_opened(source, options.custom_objects), options)
+
+
+def cells(source: Any) -> dict[str, Cell]:
+    """Every recurrent cell by the name of its ONNX node; layers that need a Scan have none.
+
+    Raises:
+        BadInput: not built, or a malformed file.
+        Unsupported: a custom recurrent layer.
+    """
+    import keras
+
+    from bridge.frameworks import keras_graph
+    from bridge.frameworks.keras_read import is_cell, is_recurrent, read_layer
+
+    if isinstance(source, (str, os.PathLike)):
+        from bridge.frameworks import keras_files
+
+        return keras_files.cells_of_file(os.fspath(source))
+    found = [("", source)] if is_recurrent(source) or is_cell(source) else []
+    if isinstance(source, keras.Model):
+        found = list(keras_graph.recurrent_layers(source))
+    return {name: cell for path, layer in found for name, cell in read_layer(layer, path).nodes.items()}
+
+
+def assign(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:
+    """Put cells into recurrent layers of `model` by path ("" or its own name for a bare layer); all or none.
+
+    Raises:
+        UsageError: no such layer, or another number of cells than the layer has directions.
+        NotRepresentable: a layer that cannot hold the cell as it is configured.
+    """
+    from bridge.frameworks import keras_build
+
+    return keras_build.assign(model, mapping)
+
+
+def build(cells: Sequence[Cell], own_cells: bool = False) -> Any:
+    """A native layer with return_sequences=True; Bidirectional for two directions, Sequential for several cells.
+
+    Raises:
+        NotRepresentable: the native layer has no place for the cell, and `own_cells` is False.
+    """
+    from bridge.frameworks import keras_build
+
+    return keras_build.build(cells, own_cells)
+
+
+def import_model(model: ir.Model, static: Mapping[str, object] | None = None) -> Any:
+    """`model` as a keras.Model with native recurrent layers, trainable; called in graph order or by name."""
+    from bridge.frameworks import keras_import
+
+    return keras_import.import_model(model, static)
+
+
+def execute(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keras' own forward pass, inputs and outputs named as `export` names them."""
+    from bridge.frameworks import keras_execute
+
+    return keras_execute.execute(_opened(source, None), feeds)
+
+
+def _opened(source: Any, custom_objects: Mapping[str, type] | None) -> Any:
+    if not isinstance(source, (str, os.PathLike)):
+        return source
+    from bridge.frameworks import keras_files
+
+    return keras_files.load(os.fspath(source), custom_objects)

@@ -1,0 +1,274 @@
+"""What a Keras recurrent layer computes, read once into plain facts: weights, activations, directions, options.
+
+Everything that follows (export, cells, assign) works on these facts and not on the layer's attributes.
+Source: keras 3.15.1, keras/src/layers/rnn/*.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from bridge.cell import GATES, Cell, Op
+from bridge.errors import BadInput, NotRepresentable, Unsupported
+from bridge.frameworks.keras_activations import name_of
+
+OPERATORS: Final = MappingProxyType({"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "RNN"})
+"""ONNX operator of each native Keras cell."""
+
+LAYOUTS: Final = MappingProxyType({"LSTM": "keras.LSTM", "GRU": "keras.GRU", "RNN": "keras.SimpleRNN"})
+"""Where Keras keeps each operator's gates: the names of the layouts."""
+
+LAYER_METHODS: Final = ("call", "inner_loop", "build", "get_initial_state")
+CELL_METHODS: Final = ("call", "build", "get_initial_state")
+"""What makes a layer compute what it computes: a subclass that overrides none of these is still native."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Direction:
+    """One direction of a Keras recurrent layer."""
+
+    layer: Any
+    """The native layer, or the native cell where it stands alone."""
+    keras_cell: Any
+    """The native cell, which holds the weights."""
+    cell: Cell | None
+    """Weights and activations as an ONNX cell; None for a convolutional one."""
+    activations: tuple[str, ...]
+    """Keras names: recurrent_activation (where there is one), activation."""
+    fits_operator: bool
+    """Whether the ONNX operator has these activations (`cell` has its defaults where not)."""
+    backwards: bool = False
+    zero_output: bool = False
+    unroll: bool = False
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether this is a ConvLSTM."""
+        return self.cell is None
+
+    @property
+    def num_states(self) -> int:
+        """2 for LSTM and ConvLSTM (h, c), else 1."""
+        return 2 if self.cell is None or self.cell.op == "LSTM" else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One Keras recurrent layer: a name, one or two directions, and how they are joined."""
+
+    name: str
+    """Its path in the model; the layer's own name where it is bare."""
+    directions: tuple[Direction, ...]
+    sequences: bool
+    return_state: bool
+    stateful: bool
+    merge: Literal["concat", "sum", "ave", "mul"] | None = None
+    """How two directions become one output; None keeps them apart. Meaningless for one direction."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def joined(self) -> Cell | None:
+        """Both directions as one bidirectional Cell; None where there is one, or where they cannot be joined."""
+        if len(self.directions) != 2 or not all(d.cell is not None and d.fits_operator for d in self.directions):
+            return None
+        forward, backward = (d.cell for d in self.directions)
+        if forward is None or backward is None or forward.direction != "forward":
+            return None
+        try:
+            return Cell.join(forward, backward)
+        except NotRepresentable:
+            return None
+
+    @property
+    def nodes(self) -> dict[str, Cell]:
+        """The ONNX cells of this layer by node name; a direction that needs a Scan has none."""
+        joined = self.joined
+        if joined is not None:
+            return {self.name: joined}
+        return {name: d.cell for name, d in zip(self.node_names, self.directions, strict=True)
+                if d.cell is not None and d.fits_operator}  # fmt: skip
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        """One name per direction where they are written apart."""
+        return (self.name,) if len(self.directions) == 1 else (f"{self.name}.forward", f"{self.name}.backward")
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """h and c of every direction, in Keras' order: "h", "c" or "h_forward", "c_forward", "h_backward", …."""
+        suffixes = ("",) if len(self.directions) == 1 else ("_forward", "_backward")
+        return tuple(f"{state}{suffix}" for suffix, direction in zip(suffixes, self.directions, strict=True)
+                     for state in "hc"[: direction.num_states])  # fmt: skip
+
+
+def is_recurrent(layer: object) -> bool:
+    """Whether `layer` is a Keras recurrent layer of any kind, native or not (cells alone are not layers)."""
+    import keras
+
+    return isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional))
+
+
+def is_cell(layer: object) -> bool:
+    """Whether `layer` is a native cell standing alone: one step."""
+    import keras
+
+    return isinstance(layer, (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell))
+
+
+def read_layer(layer: Any, name: str = "") -> Layer:
+    """The facts of a recurrent layer, a Bidirectional or a bare cell; `name` is its path.
+
+    Raises:
+        Unsupported: a class, an override or a dtype policy that is not carried.
+        BadInput: the layer has no weights yet.
+    """
+    import keras
+
+    name = name or layer.name
+    if isinstance(layer, keras.layers.Bidirectional):
+        return _read_bidirectional(layer, name)
+    if is_cell(layer):
+        direction = _read_cell(layer, layer, name)
+        return Layer(name=name, directions=(direction,), sequences=False, return_state=True, stateful=False,
+                     notes=_notes(layer, name))  # fmt: skip
+    direction = _read_direction(layer, name)
+    return Layer(name=name, directions=(direction,), sequences=bool(layer.return_sequences),
+                 return_state=bool(layer.return_state), stateful=bool(layer.stateful),
+                 notes=_notes(direction.keras_cell, name))  # fmt: skip
+
+
+def _read_bidirectional(layer: Any, name: str) -> Layer:
+    import keras
+
+    _check_native(layer, (keras.layers.Bidirectional,), ("call", "build"), name)
+    parts = [_read_direction(half, f"{name}.{half.name}") for half in (layer.forward_layer, layer.backward_layer)]
+    return Layer(
+        name=name,
+        directions=tuple(parts),
+        sequences=bool(layer.return_sequences),
+        return_state=bool(layer.return_state),
+        stateful=bool(layer.stateful),
+        merge=layer.merge_mode,
+        notes=tuple(note for part in parts for note in _notes(part.keras_cell, name)),
+    )
+
+
+def _read_direction(layer: Any, name: str) -> Direction:
+    import keras
+
+    kinds = keras.layers
+    native = (kinds.LSTM, kinds.GRU, kinds.SimpleRNN, kinds.ConvLSTM1D, kinds.ConvLSTM2D, kinds.ConvLSTM3D, kinds.RNN)
+    _check_native(layer, native, LAYER_METHODS, name)
+    read = _read_convolution if type(layer.cell).__name__ == "ConvLSTMCell" else _read_cell
+    direction = read(layer, layer.cell, name)
+    cell = direction.cell
+    backwards = bool(layer.go_backwards)
+    return replace(
+        direction,
+        cell=None if cell is None else replace(cell, direction="reverse" if backwards else "forward"),
+        backwards=backwards,
+        zero_output=bool(layer.zero_output_for_mask),
+        unroll=bool(layer.unroll),
+    )
+
+
+def _check_native(layer: Any, classes: Sequence[type], methods: Sequence[str], where: str) -> None:
+    for cls in classes:
+        if isinstance(layer, cls):
+            changed = [name for name in methods if getattr(type(layer), name) is not getattr(cls, name)]
+            if not changed:
+                return
+            raise Unsupported(
+                f"{type(layer).__qualname__} overrides {', '.join(changed)} of keras.layers.{cls.__name__}, "
+                "so what it computes is unknown", where=where, do="export the native layer")  # fmt: skip
+    raise Unsupported("not a recurrent layer that bridge carries", where=where, got=type(layer).__qualname__,
+                      expected=", ".join(cls.__name__ for cls in classes))  # fmt: skip
+
+
+def _read_cell(layer: Any, cell: Any, where: str) -> Direction:
+    import keras
+
+    from bridge import layout
+
+    kinds = keras.layers
+    if isinstance(cell, kinds.StackedRNNCells):
+        raise Unsupported("StackedRNNCells is not carried", where=where,
+                          do="make one recurrent layer of each cell, with return_sequences=True before the last")  # fmt: skip
+    _check_native(cell, (kinds.LSTMCell, kinds.GRUCell, kinds.SimpleRNNCell), CELL_METHODS, where)
+    _check_dtypes(layer, cell, where)
+    kind = next(base.__name__ for base in type(cell).__mro__ if base.__name__ in OPERATORS)
+    op: Op = OPERATORS[kind]  # type: ignore[assignment]
+    names = _activation_names(cell, where)
+    options: dict[str, Any] = {"reset_after": bool(cell.reset_after)} if op == "GRU" else {}
+    fits = _operator_has(names, cell.variable_dtype)
+    if fits:
+        options |= dict(zip(_activation_options(op), names, strict=True))
+    onnx_cell = layout.read_params(LAYOUTS[op], weights_of(cell, where), **options)
+    return Direction(layer=layer, keras_cell=cell, cell=onnx_cell, activations=names, fits_operator=fits)
+
+
+def _read_convolution(layer: Any, cell: Any, where: str) -> Direction:
+    weights_of(cell, where)
+    _check_dtypes(layer, cell, where)
+    if cell.variable_dtype != "float32":
+        raise Unsupported(f"a ConvLSTM in {cell.variable_dtype}: onnxruntime's Conv computes float32 only", where=where)
+    return Direction(layer=layer, keras_cell=cell, cell=None, activations=_activation_names(cell, where),
+                     fits_operator=False)  # fmt: skip
+
+
+def _activation_options(op: Op) -> tuple[str, ...]:
+    return ("activation",) if op == "RNN" else ("recurrent_activation", "activation")
+
+
+def _activation_names(cell: Any, where: str) -> tuple[str, ...]:
+    owners = [name for name in ("recurrent_activation", "activation") if hasattr(cell, name)]
+    return tuple(name_of(getattr(cell, name), f"{where}.{name}") for name in owners)
+
+
+def _operator_has(names: Sequence[str], dtype: str) -> bool:
+    from bridge import layout
+
+    found = [layout.activation("keras", name) for name in names]
+    # alpha and beta are float32 attributes: in float64 1/6 and 0.2 would lose half their digits, a Scan keeps them.
+    inexact = dtype == "float64" and any(name in ("hard_sigmoid", "leaky_relu") for name in names)
+    return all(activation is not None for activation in found) and not inexact
+
+
+def weights_of(cell: Any, where: str) -> Mapping[str, np.ndarray]:
+    """The native cell's variables as numpy arrays: kernel, recurrent_kernel and, where it has one, bias.
+
+    Raises:
+        BadInput: the cell is not built.
+    """
+    import keras
+
+    names = ("kernel", "recurrent_kernel", *(("bias",) if cell.use_bias else ()))
+    if not cell.built or any(getattr(cell, name, None) is None for name in names):
+        raise BadInput("the layer has no weights yet", where=where, do="call it once, or layer.build(input_shape)")
+    return {name: np.asarray(keras.ops.convert_to_numpy(getattr(cell, name))) for name in names}
+
+
+def _check_dtypes(layer: Any, cell: Any, where: str) -> None:
+    dtypes = {layer.compute_dtype, layer.variable_dtype, cell.compute_dtype, cell.variable_dtype}
+    if len(dtypes) != 1:
+        raise Unsupported(f"dtype policy {cell.dtype_policy.name!r} mixes dtypes, and rounds where ONNX would not",
+                          where=where, got=", ".join(sorted(dtypes)), do="use one dtype policy, such as float32")  # fmt: skip
+    dtype = dtypes.pop()
+    if dtype not in ("float16", "float32", "float64") or getattr(cell, "quantization_mode", None) is not None:
+        raise Unsupported(f"dtype policy {cell.dtype_policy.name!r} is not carried", where=where,
+                          expected="float16, float32 or float64")  # fmt: skip
+
+
+def _notes(cell: Any, name: str) -> tuple[str, ...]:
+    rates = {kind: getattr(cell, kind, 0.0) for kind in ("dropout", "recurrent_dropout")}
+    return tuple(f"{name}: {kind}={rate:g} does nothing in inference" for kind, rate in rates.items() if rate)
+
+
+def gates_of(cell: Cell) -> str:
+    """The gate letters of a cell, in the order of its rows."""
+    return GATES[cell.op]

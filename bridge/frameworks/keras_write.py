@@ -1,0 +1,289 @@
+"""One Keras recurrent layer as ONNX nodes, with Keras' own rules: masks, reversed order, merging of directions.
+
+What Keras does at masked steps depends on its backend (measured on keras 3.15.1): where masked steps come first in
+processing order, the jax backend outputs the initial h and the others 0. The backend in use is reproduced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from bridge.errors import Unsupported
+from bridge.frameworks import keras_scan
+from bridge.frameworks.keras_read import Direction, Layer
+from bridge.frameworks.keras_series import Mask, Order, Series
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from bridge.graph import Writer
+
+Form = Literal["fused", "scan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a layer became: its outputs (two for merge_mode None) and its states, in Keras' order and axes."""
+
+    outputs: tuple[Series | ir.Value, ...]
+    states: tuple[ir.Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One direction after its node."""
+
+    direction: Direction
+    y: ir.Value
+    """Outputs [T, N, ...] in the order of time, 0 at masked steps; [T, D, N, H] where only its time is asked for."""
+    states: tuple[ir.Value, ...]
+    """Final states [N, ...]."""
+    initial: tuple[ir.Value, ...] | None
+
+
+def write_layer(
+    w: Writer,
+    layer: Layer,
+    x: Series,
+    initial: Sequence[ir.Value] | None,
+    mask: Mask | None,
+    form: Form,
+    *,
+    states: bool = True,
+) -> Written:
+    """Write `layer` over `x`.
+
+    Args:
+        w: the Writer.
+        layer: what to write.
+        x: its input.
+        initial: the initial states of every direction in Keras' order and axes; None for zeros.
+        mask: which steps are valid; None for all.
+        form: fused operators or Scans.
+        states: whether the final states are wanted.
+
+    Raises:
+        Unsupported: a mask or states under options where Keras itself fails or masks the wrong steps.
+    """
+    if initial is not None and len({direction.num_states for direction in layer.directions}) > 1:
+        raise Unsupported("Keras cannot give states to directions of different kinds: it splits them in two halves",
+                          where=layer.name, do="export with zero states")  # fmt: skip
+    if mask is not None:
+        for direction in layer.directions:
+            _check_mask(layer, direction)
+    joined = layer.joined
+    if joined is not None and layer.merge == "concat" and layer.sequences and _leaves_zeros(layer, mask):
+        return _write_concatenated(w, layer, x, initial, mask, form, states)
+    runs = _write_joined(w, layer, x, initial, mask, form) if joined is not None else [
+        _write_direction(w, layer, at, x, initial, mask, form) for at in range(len(layer.directions))
+    ]  # fmt: skip
+    outputs = [_output(w, layer, at, run, mask) for at, run in enumerate(runs)]
+    finals = tuple(state for run in runs for state in _final_states(w, run, mask)) if states else ()
+    return Written(_merge(w, layer, outputs), finals)
+
+
+def _order(rank: int) -> Order:
+    return (1, 0, *range(2, rank))
+
+
+def _channels(direction: Direction, rank: int) -> Order:
+    """Time first, then batch; the channels of a channels_last ConvLSTM next."""
+    if direction.convolutional and direction.keras_cell.data_format == "channels_last":
+        return (1, 0, rank - 1, *range(2, rank - 1))
+    return _order(rank)
+
+
+# ---------------------------------------------------------------------- nodes
+
+
+def _initial_of(layer: Layer, at: int, initial: Sequence[ir.Value] | None) -> tuple[ir.Value, ...] | None:
+    if initial is None:
+        return None
+    start = sum(direction.num_states for direction in layer.directions[:at])
+    return tuple(initial[start : start + layer.directions[at].num_states])
+
+
+def _write_direction(
+    w: Writer,
+    layer: Layer,
+    at: int,
+    x: Series,
+    initial: Sequence[ir.Value] | None,
+    mask: Mask | None,
+    form: Form,
+) -> Run:
+    direction, name = layer.directions[at], layer.node_names[at]
+    own = _initial_of(layer, at, initial)
+    order = _channels(direction, x.rank)
+    value = x.in_order(order)
+    if direction.cell is not None and direction.fits_operator:
+        states = {f"initial_{letter}": w.unsqueeze(state, 0) for letter, state in zip("hc", own or (), strict=False)}
+        Y, *finals = w.recurrent(direction.cell, value, lengths=None if mask is None else mask.lengths, name=name,
+                                 form=form, **states)  # fmt: skip
+        kept = tuple(w.squeeze(state, 0) for state in finals if state is not None)
+        return Run(direction, w.squeeze(Y, 1) if layer.sequences else Y, kept, own)
+    axes = [0, *(axis - 1 for axis in order[2:])]  # the same move for a state, which has no time axis
+    inverse = [axes.index(axis) for axis in range(len(axes))]
+    start = None if own is None else [w.transpose(state, axes) for state in own]
+    steps = None if mask is None else mask.valid(value)
+    y, finals = keras_scan.write_direction(w, direction, value, steps, start, name)
+    back = tuple(w.transpose(state, inverse) for state in finals)
+    return Run(direction, w.transpose(y, (0, *(axis + 1 for axis in inverse))), back, own)
+
+
+def _write_joined(
+    w: Writer, layer: Layer, x: Series, initial: Sequence[ir.Value] | None, mask: Mask | None, form: Form
+) -> list[Run]:
+    Y, finals = _bidirectional(w, layer, x, initial, mask, form)
+    return [
+        Run(direction, w.take(Y, at, 1) if layer.sequences else Y, tuple(w.take(final, at, 0) for final in finals),
+            _initial_of(layer, at, initial))
+        for at, direction in enumerate(layer.directions)
+    ]  # fmt: skip
+
+
+def _write_concatenated(
+    w: Writer,
+    layer: Layer,
+    x: Series,
+    initial: Sequence[ir.Value] | None,
+    mask: Mask | None,
+    form: Form,
+    states: bool,
+) -> Written:
+    # [T, 2, N, H] as [T, N, 2H] or [N, T, 2H] by one Transpose and one Reshape: the common case.
+    from bridge.graph import sequences
+
+    Y, finals = _bidirectional(w, layer, x, initial, mask, form)
+
+    def make(order: Order) -> ir.Value:
+        return sequences.merge_directions(w, Y, batch_first=order == (0, 1, 2))
+
+    if not states:
+        return Written((Series(make, 3),), ())
+    runs = [Run(direction, Y, tuple(w.take(final, at, 0) for final in finals), _initial_of(layer, at, initial))
+            for at, direction in enumerate(layer.directions)]  # fmt: skip
+    return Written((Series(make, 3),), tuple(state for run in runs for state in _final_states(w, run, mask)))
+
+
+def _bidirectional(
+    w: Writer, layer: Layer, x: Series, initial: Sequence[ir.Value] | None, mask: Mask | None, form: Form
+) -> tuple[ir.Value, list[ir.Value]]:
+    cell = layer.joined
+    if cell is None:
+        raise Unsupported("the directions cannot be one node", where=layer.name)
+    count = layer.directions[0].num_states
+    states = {} if initial is None else {
+        f"initial_{'hc'[at]}": w.concat([w.unsqueeze(initial[at], 0), w.unsqueeze(initial[count + at], 0)], 0)
+        for at in range(count)
+    }  # fmt: skip
+    Y, *finals = w.recurrent(cell, x.in_order((1, 0, 2)), lengths=None if mask is None else mask.lengths,
+                             name=layer.name, form=form, **states)  # fmt: skip
+    return Y, [final for final in finals if final is not None]
+
+
+# ---------------------------------------------------------------------- masked steps
+
+
+def _backend() -> str:
+    import keras
+
+    return str(keras.backend.backend())
+
+
+def _zeros_masked(direction: Direction) -> bool:
+    # The unrolled loop of the jax backend does not look at zero_output_for_mask.
+    return direction.zero_output and not (direction.unroll and _backend() == "jax")
+
+
+def _leads_with_initial(direction: Direction) -> bool:
+    return _backend() == "jax" and not direction.unroll and not direction.zero_output
+
+
+def _check_mask(layer: Layer, direction: Direction) -> None:
+    backend = _backend()
+    if direction.convolutional and backend == "jax":
+        raise Unsupported("Keras' jax backend applies a mask to the wrong axes of a ConvLSTM", where=layer.name,
+                          do="export without lengths, or on the tensorflow or torch backend")  # fmt: skip
+    if direction.unroll and direction.backwards and backend == "torch":
+        raise Unsupported("Keras' torch backend fails on a mask with unroll and go_backwards", where=layer.name,
+                          do="set unroll=False: the values are the same")  # fmt: skip
+    if direction.unroll and direction.backwards and direction.zero_output and backend == "tensorflow":
+        raise Unsupported("Keras' tensorflow backend zeroes the wrong steps with unroll, go_backwards and a mask",
+                          where=layer.name, do="set unroll=False")  # fmt: skip
+
+
+def _leaves_zeros(layer: Layer, mask: Mask | None) -> bool:
+    """Whether the operator's zeros past a length are what Keras outputs too."""
+    return mask is None or all(
+        _zeros_masked(direction) or (direction.backwards and not _leads_with_initial(direction))
+        for direction in layer.directions
+    )
+
+
+def _final_states(w: Writer, run: Run, mask: Mask | None) -> tuple[ir.Value, ...]:
+    # The operator ends a sequence of length 0 in zeros, Keras in the initial state.
+    if mask is None or run.initial is None:
+        return run.states
+    return tuple(mask.choose(mask.some, state, first) for state, first in zip(run.states, run.initial, strict=True))
+
+
+def _output(w: Writer, layer: Layer, at: int, run: Run, mask: Mask | None) -> Series | ir.Value:
+    """The output of one direction as Keras gives it, before merging."""
+    from bridge.graph import sequences
+
+    if not layer.sequences:
+        return run.states[0] if mask is None else _last_output(run, mask)
+    y = run.y if mask is None else _masked_outputs(w, run, mask)
+    # Keras leaves go_backwards in processing order; Bidirectional flips its second layer once more.
+    if run.direction.backwards != (at == 1):
+        y = sequences.flip(w, y, 0)
+    return Series.of(w, y, _order(len(y.shape or ())))
+
+
+def _lead(run: Run) -> ir.Value | None:
+    return run.initial[0] if run.initial is not None and _leads_with_initial(run.direction) else None
+
+
+def _last_valid(run: Run, mask: Mask) -> ir.Value:
+    # Where no step is valid: the initial h on the jax backend, else 0.
+    return run.states[0] if run.initial is None else mask.choose(mask.some, run.states[0], _lead(run))
+
+
+def _masked_outputs(w: Writer, run: Run, mask: Mask) -> ir.Value:
+    if _zeros_masked(run.direction):
+        return run.y
+    if run.direction.backwards:
+        lead = _lead(run)
+        return run.y if lead is None else mask.choose(mask.valid(run.y), run.y, w.unsqueeze(lead, 0))
+    return mask.choose(mask.valid(run.y), run.y, w.unsqueeze(_last_valid(run, mask), 0))
+
+
+def _last_output(run: Run, mask: Mask) -> ir.Value:
+    # The last step in processing order: time T - 1 forward, which may be masked, time 0 backwards.
+    if _zeros_masked(run.direction) and not run.direction.backwards:
+        return mask.choose(mask.full(run.y), run.states[0], None)
+    return _last_valid(run, mask)
+
+
+# ---------------------------------------------------------------------- merging
+
+
+def _merge(w: Writer, layer: Layer, outputs: list[Series | ir.Value]) -> tuple[Series | ir.Value, ...]:
+    if len(outputs) == 1 or layer.merge is None:
+        return tuple(outputs)
+    values = [output.in_order(_order(output.rank)) if isinstance(output, Series) else output for output in outputs]
+    first, second = values
+    if layer.merge == "concat":
+        merged = w.concat(values, -1)
+    elif layer.merge == "ave":
+        total = w.op("Add", first, second)
+        two = np.asarray(2, "float32" if total.dtype is None else total.dtype.numpy())
+        merged = w.op("Div", total, w.constant(two))
+    else:
+        merged = w.op({"sum": "Add", "mul": "Mul"}[layer.merge], first, second)
+    return (Series.of(w, merged, _order(len(values[0].shape or ()))) if layer.sequences else merged,)
