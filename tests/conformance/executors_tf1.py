@@ -21,9 +21,21 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return (np.float32(1) / (np.float32(1) + np.exp(-x))).astype(np.float32)
 
 
+ACTIVATIONS = {
+    "tanh": np.tanh,
+    "sigmoid": sigmoid,
+    "linear": lambda x: x,
+    "relu": lambda x: np.maximum(x, np.float32(0)),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "softplus": lambda x: np.logaddexp(x, np.float32(0)),
+    "softsign": lambda x: x / (np.abs(x) + np.float32(1)),
+    "hard_sigmoid": lambda x: np.clip(np.float32(0.2) * x + np.float32(0.5), np.float32(0), np.float32(1)),
+}
+"""tf-keras tf_keras/activations.py, which the cells take their activation from by name."""
+
+
 def _function(options: Options) -> Any:
-    name = options.get("activation", "tanh")
-    return {"tanh": np.tanh, "relu": lambda x: np.maximum(x, np.float32(0)), "sigmoid": sigmoid}[name]
+    return ACTIVATIONS[options.get("activation", "tanh")]
 
 
 def lstm(basic: bool, params: Params, x: np.ndarray, states: States, options: Options) -> Result:
@@ -67,24 +79,16 @@ def gru(params: Params, x: np.ndarray, states: States, options: Options) -> Resu
 
 
 def block_lstm(params: Params, x: np.ndarray, states: States, options: Options) -> Result:
-    """tf.raw_ops.BlockLSTM with the cell clip off: what tf.contrib.rnn.LSTMBlockFusedCell runs.
-
-    Variables of LSTMBlockFusedCell: kernel, bias, w_i_diag, w_f_diag, w_o_diag.
-    """
+    """tf.raw_ops.BlockLSTM, parameters by the names of its arguments; peepholes are used where they are given."""
     import tensorflow as tf
 
-    reject(options, ("forget_bias",))
-    hidden = params["bias"].shape[0] // 4
-    left = set(params) - {"kernel", "bias", *PEEPHOLES}
-    peepholes = [params.get(name, np.zeros(hidden, np.float32)) for name in PEEPHOLES]
-    if left:
-        raise KeyError(f"unknown parameters: {sorted(left)}")
+    reject(options, ("forget_bias", "cell_clip"))
+    hidden = params["b"].shape[0] // 4
     h, c = (zeros_or(state, x.shape[1], hidden) for state in states)
+    arguments = {**{name: np.zeros(hidden, np.float32) for name in ("wci", "wcf", "wco")}, **params, **options}
     done = tf.raw_ops.BlockLSTM(
-        seq_len_max=np.int64(x.shape[0]), x=x, cs_prev=c, h_prev=h, w=params["kernel"], b=params["bias"],
-        wci=peepholes[0], wcf=peepholes[1], wco=peepholes[2], use_peephole=PEEPHOLES[0] in params,
-        forget_bias=float(options.get("forget_bias", 1.0)), cell_clip=-1.0,
-    )  # fmt: skip
+        seq_len_max=np.int64(x.shape[0]), x=x, cs_prev=c, h_prev=h, use_peephole="wci" in params, **arguments
+    )
     return Result(done.h.numpy(), done.h.numpy()[-1], done.cs.numpy()[-1])
 
 

@@ -1,0 +1,11 @@
+"""Equinox's cells against onnxruntime, row by row."""
+
+from tests.conformance.executors_equinox import EXECUTORS
+from tests.conformance.matrix import (  # noqa: F401
+    test_a_broken_layout_is_noticed,
+    test_the_framework_computes_what_onnxruntime_computes_after_writing,
+    test_the_framework_computes_what_onnxruntime_computes_from_the_parameters_read,
+)
+
+FRAMEWORK = "equinox"
+__all__ = ["EXECUTORS"]

@@ -1,0 +1,12 @@
+"""Flax nnx's cells against onnxruntime, row by row."""
+
+from tests.conformance.executors_flax_nnx import EXECUTORS
+from tests.conformance.matrix import (  # noqa: F401
+    test_a_broken_layout_is_noticed,
+    test_the_framework_computes_what_onnxruntime_computes_after_writing,
+    test_the_framework_computes_what_onnxruntime_computes_from_the_parameters_read,
+)
+
+FRAMEWORK = "flax.nnx"
+__all__ = ["EXECUTORS"]
+UNAVAILABLE = {"flax.nnx.GRUCell hn_bias": "flax 0.12.8 has no bias on the candidate of nnx.GRUCell"}
