@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from bridge.graph.saving import to_proto
+from bridge.graph.finding import Found, find_cells, recurrent_nodes
+from bridge.graph.folding import fold
+from bridge.graph.loading import as_model, load, parse
+from bridge.graph.saving import save, to_proto
 from bridge.graph.writer import Writer
 
-__all__ = ["Writer", "to_proto"]
+__all__ = [
+    "Found",
+    "Writer",
+    "as_model",
+    "find_cells",
+    "fold",
+    "load",
+    "parse",
+    "recurrent_nodes",
+    "save",
+    "to_proto",
+]

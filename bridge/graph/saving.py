@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import errno
+import os
+import secrets
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
 
-from bridge.errors import UsageError
+from bridge.errors import BridgeError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx
     import onnx_ir as ir
 
 LARGEST_PROTO: Final = 2**31 - 1
 """Protobuf refuses more in one message."""
+
+LARGEST_INLINE: Final = 2**30
+"""Weights past 1 GB go beside the model unless the caller says otherwise."""
+
+SMALLEST_EXTERNAL: Final = 256
+"""Bytes of a tensor that is worth a place in the external file: shapes and axes stay inline."""
+
+SUFFIX: Final = ".data"
+"""Weights of `model.onnx` lie in `model.onnx.data`."""
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
@@ -22,9 +38,115 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     """
     from onnx_ir import serde
 
-    size = sum(value.const_value.nbytes for graph in model.graphs() for value in graph.initializers.values()
-               if value.const_value is not None)  # fmt: skip
+    size = weight_bytes(model)
     if size > LARGEST_PROTO:
         raise UsageError("the weights do not fit into one ModelProto", where="to_proto", got=f"{size} bytes",
                          expected="less than 2 GB", do="give a path: large weights go beside it")  # fmt: skip
     return serde.serialize_model(model)
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initialisers, those of subgraphs too."""
+    return sum(tensor.nbytes for value in _initializers(model) if (tensor := value.const_value) is not None)
+
+
+def save(
+    model: ir.Model, path: str | os.PathLike[str], *, external: bool | None = None, overwrite: bool = False
+) -> onnx.ModelProto:
+    """Write `model` to `path`; returns what was written (with external data: the small message that refers to it).
+
+    Everything goes to temporary files beside the target, which are moved into place at the end and removed on any
+    failure, an interrupt too.
+
+    Args:
+        model: is not changed.
+        path: of the .onnx file.
+        external: weights into `path` + ".data", one after another, without a second copy in memory; None does so past
+            1 GB.
+        overwrite: replace what is there.
+
+    Raises:
+        UsageError: the target exists, is a folder, or its folder does not exist; too large for one file.
+        BridgeError: the system refuses to write (a full disk, no permission).
+    """
+    target = Path(path)
+    outside = weight_bytes(model) > LARGEST_INLINE if external is None else external
+    data = target.with_name(target.name + SUFFIX)
+    targets = [data, target] if outside else [target]
+    _check_targets(targets, overwrite)
+    with _replacing(targets) as files:
+        proto = _write_external(model, files[0], data.name) if outside else to_proto(model)
+        files[-1].write(proto.SerializeToString())
+    return proto
+
+
+def _check_targets(targets: list[Path], overwrite: bool) -> None:
+    folder = targets[-1].parent
+    if not folder.is_dir():
+        raise UsageError("the folder of the target does not exist" if not folder.exists() else "a file, not a folder",
+                         where=str(folder), do="make the folder first")  # fmt: skip
+    for target in targets:
+        if target.is_dir():
+            raise UsageError("the target is a folder", where=str(target), expected="the name of a file")
+        if not overwrite and (target.exists() or target.is_symlink()):
+            raise UsageError("the target exists", where=str(target), do="choose another name, or pass overwrite=True")
+
+
+@contextmanager
+def _replacing(targets: list[Path]) -> Iterator[list[BinaryIO]]:
+    """Open one temporary file beside each target; move all of them into place where the block ends well."""
+    temporary = [target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp") for target in targets]
+    files: list[BinaryIO] = []
+    placed: list[Path] = []
+    try:
+        files.extend(name.open("xb") for name in temporary)
+        yield files
+        for file in files:
+            file.close()
+        for name, target in zip(temporary, targets, strict=True):
+            fresh = not target.exists()
+            name.replace(target)
+            placed += [target] if fresh else []
+        placed = []
+    except OSError as error:
+        full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
+        raise BridgeError(f"the file cannot be written{full}", where=str(targets[-1]), got=str(error),
+                          do="nothing was left behind: make room or choose another folder") from error  # fmt: skip
+    finally:
+        for file in files:
+            with suppress(OSError):
+                file.close()
+        for name in (*temporary, *placed):
+            with suppress(OSError):
+                name.unlink(missing_ok=True)
+
+
+def _write_external(model: ir.Model, file: BinaryIO, location: str) -> onnx.ModelProto:
+    # A clone shares the tensors and nothing else: its initialisers become references, tensor by tensor.
+    import onnx_ir as ir
+    from onnx_ir import serde
+
+    clone = model.clone()
+    offset = 0
+    for value in _initializers(clone):
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < SMALLEST_EXTERNAL or tensor.dtype == ir.DataType.STRING:
+            continue
+        _write_tensor(tensor, file)
+        value.const_value = ir.ExternalTensor(location, offset, tensor.nbytes, tensor.dtype, name=str(value.name),
+                                              shape=ir.Shape(tensor.shape.numpy()))  # fmt: skip
+        offset += tensor.nbytes
+    return serde.serialize_model(clone)
+
+
+def _write_tensor(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
+    array = tensor.numpy() if tensor.dtype.bitwidth >= 8 else None
+    if array is not None and array.flags.c_contiguous and array.dtype.isnative:
+        file.write(array.reshape(-1).view("uint8").data)  # no copy
+    else:
+        file.write(tensor.tobytes())
+
+
+def _initializers(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in model.graphs():
+        yield from graph.initializers.values()

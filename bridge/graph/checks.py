@@ -1,0 +1,159 @@
+"""Is a ModelProto sound enough to be read? Checked on the message, before graphs are built or weights allocated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from bridge.errors import BadInput, Unsupported
+from bridge.graph.tensor_checks import check_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import onnx
+
+DEEPEST: Final = 64
+"""Graphs within graphs: silero-vad, the deepest real model at hand, has 4. Python recurses once per level."""
+
+DAMAGED: Final = "the file is damaged or hostile: get it again from its source"
+
+
+@dataclass(slots=True)
+class Scope:
+    """The value names of one graph, and through `outer` those around it."""
+
+    known: set[str]
+    """Defined before the node under check."""
+    later: set[str]
+    """Defined by a node further down."""
+    outer: Scope | None = None
+
+    def find(self, name: str) -> bool | None:
+        """True where `name` is known, False where it comes later, None where nobody defines it."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.known:
+                return True
+            if name in scope.later:
+                return False
+            scope = scope.outer
+        return None
+
+
+@dataclass(slots=True)
+class ModelCheck:
+    """One walk over a model."""
+
+    where: str
+    """What the messages name: the path, or "ModelProto"."""
+    unsorted: bool = False
+    """Some node stands before a node that it reads: legal nowhere, but harmless unless there is a cycle."""
+    calls: dict[tuple[str, str, str], set[tuple[str, str, str]]] = field(default_factory=dict)
+    """Which function calls which."""
+
+    def run(self, model: onnx.ModelProto) -> None:
+        """Check everything that hangs on `model`.
+
+        Raises:
+            BadInput: no ONNX model; tensors, names, nesting or functions that cannot be right.
+            Unsupported: sparse tensors.
+        """
+        if not model.HasField("graph") or model.ir_version < 1:
+            raise BadInput("this is no ONNX model", where=self.where, expected="a ModelProto with a graph",
+                           do="check that the file is complete and really ONNX")  # fmt: skip
+        domains = [entry.domain for entry in model.opset_import]
+        if not domains or len(set(domains)) != len(domains):
+            raise BadInput("the operator sets are missing or repeated", where=self.where, got=domains, do=DAMAGED)
+        for function in model.functions:
+            key = (function.domain, function.name, function.overload)
+            if key in self.calls:
+                raise BadInput("two functions of one name", where=self.where, got=key, do=DAMAGED)
+            self.calls[key] = set()
+        for function in model.functions:
+            self._function(function)
+        self._graph(model.graph, None, 0, None)
+        self._refuse_recursion()
+
+    def _graph(self, graph: onnx.GraphProto, outer: Scope | None, depth: int, owner: set[tuple[str, str, str]] | None
+               ) -> None:  # fmt: skip
+        where = f"{self.where}, graph {graph.name!r}"
+        if depth > DEEPEST:
+            raise BadInput(
+                "graphs are nested too deeply", where=where, expected=f"at most {DEEPEST} levels", do=DAMAGED
+            )
+        if len(graph.sparse_initializer):
+            raise Unsupported("sparse initialisers are not read", where=where, do="store the weights as dense tensors")
+        inputs = [value.name for value in graph.input]
+        initializers = [tensor.name for tensor in graph.initializer]
+        for tensor in graph.initializer:
+            check_tensor(tensor, self.where)
+        _refuse_repeats(inputs, "graph inputs", where)
+        _refuse_repeats(initializers, "initialisers", where)
+        produced = [name for node in graph.node for name in node.output if name]
+        _refuse_repeats([*dict.fromkeys([*inputs, *initializers]), *produced], "values", where)
+        scope = Scope({*inputs, *initializers}, set(produced), outer)
+        self._nodes(graph.node, scope, depth, where, owner)
+        self._outputs([value.name for value in graph.output], scope, where)
+
+    def _function(self, function: onnx.FunctionProto) -> None:
+        where = f"{self.where}, function {function.domain}::{function.name}"
+        produced = [name for node in function.node for name in node.output if name]
+        _refuse_repeats([*function.input, *produced], "values", where)
+        scope = Scope(set(function.input), set(produced))
+        owner = self.calls[function.domain, function.name, function.overload]
+        self._nodes(function.node, scope, 0, where, owner)
+        self._outputs(function.output, scope, where)
+
+    def _nodes(self, nodes: Iterable[onnx.NodeProto], scope: Scope, depth: int, where: str,
+               owner: set[tuple[str, str, str]] | None) -> None:  # fmt: skip
+        for node in nodes:
+            here = f"{where}, node {node.name!r} ({node.op_type})"
+            for name in node.input:
+                self._see(name, scope, here)
+            _refuse_repeats([attribute.name for attribute in node.attribute], "attributes", here)
+            for attribute in node.attribute:
+                self._attribute(attribute, scope, depth, here, owner)
+            called = (node.domain, node.op_type, node.overload)
+            if owner is not None and called in self.calls:
+                owner.add(called)
+            scope.known.update(node.output)
+            scope.later.difference_update(node.output)
+
+    def _attribute(self, attribute: onnx.AttributeProto, scope: Scope, depth: int, where: str,
+                   owner: set[tuple[str, str, str]] | None) -> None:  # fmt: skip
+        if attribute.HasField("sparse_tensor") or len(attribute.sparse_tensors):
+            raise Unsupported("sparse tensors are not read", where=where)
+        for tensor in [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]:
+            check_tensor(tensor, where)
+        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+            self._graph(graph, scope, depth + 1, owner)
+
+    def _see(self, name: str, scope: Scope, where: str) -> None:
+        found = scope.find(name) if name else True
+        if found is None:
+            raise BadInput(f"the input {name!r} is defined nowhere", where=where, do=DAMAGED)
+        self.unsorted |= not found
+
+    def _outputs(self, names: Sequence[str], scope: Scope, where: str) -> None:
+        for name in names:
+            if scope.find(name) is None:
+                raise BadInput(f"the output {name!r} is defined nowhere", where=where, do=DAMAGED)
+
+    def _refuse_recursion(self) -> None:
+        # Functions without calls go away, round by round; what is left calls itself.
+        left = {key: set(called) for key, called in self.calls.items()}
+        while leaves := [key for key, called in left.items() if not called]:
+            for key in leaves:
+                del left[key]
+            for called in left.values():
+                called.difference_update(leaves)
+        if left:
+            raise BadInput("functions that call themselves", where=self.where, got=sorted(left), do=DAMAGED)
+
+
+def _refuse_repeats(names: Sequence[str], what: str, where: str) -> None:
+    if len(set(names)) != len(names):
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        raise BadInput(f"{what} of one name", where=where, got=", ".join(map(repr, repeated[:5])), do=DAMAGED)

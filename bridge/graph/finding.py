@@ -1,0 +1,210 @@
+"""The recurrent nodes of any model, in any subgraph, as Cells."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from bridge.cell import GATES, Cell
+from bridge.errors import BadInput, BridgeError, Unsupported
+from bridge.graph.expressions import constant_of
+from bridge.graph.folding import fold
+from bridge.graph.recurrent import ARRAYS, ATTRIBUTES, CELL, PATH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx_ir as ir
+
+INPUTS: Final = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+"""The inputs of LSTM in order; GRU and RNN have the first six."""
+
+READABLE: Final = (7, 14, 22)
+"""Versions of the operators whose meaning a Cell holds; 14 adds layout, 22 adds bfloat16."""
+
+
+class Found(NamedTuple):
+    """One recurrent node."""
+
+    name: str
+    """Unique in the model: the node's module path ("bridge.path"), or its name."""
+    node: ir.Node
+    """LSTM, GRU or RNN, or the first Scan of a cell that bridge wrote as Scans."""
+    cell: Cell | None
+    """None where the node cannot be a Cell."""
+    problem: BridgeError | None
+    """Why not."""
+
+
+def find_cells(model: ir.Model) -> dict[str, Cell]:
+    """Every recurrent node of the model as a Cell, in graph order.
+
+    Raises:
+        Unsupported: a node whose weights are no constants, or whose operator version or attribute is not carried; all
+            such nodes are named.
+        BadInput: weights that do not fit together.
+    """
+    found = list(recurrent_nodes(model))
+    problems = [entry for entry in found if entry.problem is not None]
+    if len(problems) == 1 and problems[0].problem is not None:
+        raise problems[0].problem
+    if problems:
+        kind = BadInput if any(isinstance(entry.problem, BadInput) for entry in problems) else Unsupported
+        raise kind(f"{len(problems)} recurrent nodes cannot be read as cells", where="find_cells",
+                   got="".join(f"\n    {entry.problem}" for entry in problems))  # fmt: skip
+    return {entry.name: entry.cell for entry in found if entry.cell is not None}
+
+
+def recurrent_nodes(model: ir.Model) -> Iterator[Found]:
+    """Every recurrent node: those of the bodies of If, Loop and Scan too, and of functions (which are inlined).
+
+    The nodes belong to `fold(model)`, which is `model` itself where all weights are initialisers: fold it yourself
+    first to keep working with them.
+    """
+    model = fold(model)
+    taken: dict[str, int] = {}
+    written: set[str] = set()
+    for node in model.graph.all_nodes():
+        described = node.metadata_props.get(CELL) if node.op_type == "Scan" else None
+        if described is None and (node.domain != "" or node.op_type not in GATES):
+            continue
+        wanted = node.metadata_props.get(PATH) or node.name or f"{node.op_type}_{len(taken)}"
+        if described is not None:
+            if wanted in written:  # the other direction of the same cell
+                continue
+            written.add(wanted)
+        name = _unique(wanted, taken)
+        try:
+            cell = _cell_of_node(node, model, name) if described is None else _cell_of_scan(described, model, name)
+        except BridgeError as error:
+            yield Found(name, node, None, error)
+        else:
+            yield Found(name, node, cell, None)
+
+
+def _unique(wanted: str, taken: dict[str, int]) -> str:
+    name = wanted
+    while name in taken:
+        taken[wanted] += 1
+        name = f"{wanted}_{taken[wanted]}"
+    taken[name] = 0
+    return name
+
+
+def _cell_of_node(node: ir.Node, model: ir.Model, name: str) -> Cell:
+    import onnx
+
+    where = f"{node.op_type} {name!r}"
+    opset = node.version or model.opset_imports.get("", 0)
+    try:
+        version = onnx.defs.get_schema(node.op_type, opset, "").since_version
+    except onnx.defs.SchemaError:
+        version = 0
+    if version not in READABLE:
+        raise Unsupported("this version of the operator is not read", where=where, got=f"opset {opset}",
+                          expected="opset 7 or newer", do="convert the model with onnx.version_converter")  # fmt: skip
+    attributes = _attributes(node, version, where)
+    batch_first = attributes.pop("layout", 0) == 1
+    hidden = attributes.pop("hidden_size", None)
+    arrays: dict[str, Any] = {block: _weight(node, at, where) for at, block in enumerate(INPUTS[: len(node.inputs)])
+              if block in ("W", "R", "B", "P") and node.inputs[at] is not None}  # fmt: skip
+    for block in ("W", "R"):
+        if block not in arrays:
+            raise BadInput(f"{block} is missing", where=where)
+    for at, block in ((5, "initial_h"), (6, "initial_c")):
+        state = _constant_state(node.inputs[at] if at < len(node.inputs) else None)
+        if state is not None:
+            arrays[block] = state.transpose(1, 0, 2) if batch_first and state.ndim == 3 else state
+    if hidden is not None and arrays["R"].ndim == 3 and arrays["R"].shape[2] != hidden:
+        raise BadInput("hidden_size disagrees with R", where=where, got=hidden, expected=arrays["R"].shape[2])
+    try:
+        return Cell(**{"op": node.op_type, **arrays, **attributes})
+    except BridgeError as error:
+        raise type(error)(error.what, where=f"{where}: {error.where}", got=error.got, expected=error.expected,
+                          do=error.do) from error  # fmt: skip
+
+
+def _attributes(node: ir.Node, version: int, where: str) -> dict[str, Any]:
+    kinds = {
+        "direction": "STRING", "activations": "STRINGS", "activation_alpha": "FLOATS", "activation_beta": "FLOATS",
+        "clip": "FLOAT", "hidden_size": "INT", "input_forget": "INT", "linear_before_reset": "INT", "layout": "INT",
+    }  # fmt: skip
+    own = {"input_forget": "LSTM", "linear_before_reset": "GRU"}
+    found: dict[str, Any] = {}
+    for name, attribute in node.attributes.items():
+        if name not in kinds or own.get(name, node.op_type) != node.op_type or (name == "layout" and version < 14):
+            raise BadInput(f"the operator has no attribute {name!r}", where=where)
+        if attribute.is_ref() or attribute.type.name != kinds[name]:
+            raise BadInput(f"the attribute {name!r} is no {kinds[name]}", where=where, got=attribute.type.name)
+        found[name] = attribute.value
+    for name in ("input_forget", "linear_before_reset"):
+        if name in found:
+            found[name] = bool(found[name])
+    if node.op_type == "RNN":
+        _settle_rnn(found)
+    return {name: value for name, value in found.items() if name not in ("activations", "activation_alpha",
+            "activation_beta") or value}  # fmt: skip
+
+
+def _settle_rnn(found: dict[str, Any]) -> None:
+    # onnxruntime: one direction reads the first of two names (the schema's default has two); a negative clip is none.
+    if found.get("direction", "forward") != "bidirectional" and len(found.get("activations", ())) == 2:
+        found["activations"] = found["activations"][:1]
+    if found.get("clip", 0) < 0:
+        del found["clip"]
+
+
+def _weight(node: ir.Node, at: int, where: str) -> np.ndarray:
+    value = node.inputs[at]
+    tensor = constant_of(value)
+    if value is None or tensor is None:
+        origin = "a graph input" if value is not None and value.is_graph_input() else "computed from the model's inputs"
+        raise Unsupported(f"{INPUTS[at]} is {origin} and no constant", where=where, got=repr(value and value.name),
+                          do="bake the weights into the model as initialisers")  # fmt: skip
+    return _array(tensor, f"{where}, {INPUTS[at]}")
+
+
+def _constant_state(value: ir.Value | None) -> np.ndarray | None:
+    """A constant state, also one that is only expanded to the batch; zeros are no state, and neither is an input."""
+    tensor = constant_of(value)
+    if tensor is None and value is not None:
+        producer = value.producer()
+        if producer is not None and producer.op_type == "Expand" and producer.domain == "":
+            tensor = constant_of(producer.inputs[0])
+            if tensor is not None and (len(tensor.shape) != 3 or tensor.shape[1] != 1):
+                tensor = None
+    if tensor is None:
+        return None
+    array = _array(tensor, "initial state")
+    return array if array.any() else None
+
+
+def _array(tensor: ir.TensorProtocol, where: str) -> np.ndarray:
+    try:
+        return np.asarray(tensor.numpy())
+    except (ValueError, TypeError) as error:
+        raise BadInput("the tensor cannot be read", where=where, got=str(error)[:200]) from error
+
+
+def _cell_of_scan(described: str, model: ir.Model, name: str) -> Cell:
+    where = f"Scan {name!r}"
+    try:
+        data = json.loads(described)
+        names = data["arrays"]
+        attributes = {key: data[key] for key in ATTRIBUTES}
+        values = {block: model.graph.initializers[names[block]] for block in ARRAYS if block in names}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadInput(f"the metadata {CELL!r} does not fit the model", where=where, got=str(error)[:200]) from error
+    arrays: dict[str, Any] = {block: _array(tensor, f"{where}, {block}") for block, value in values.items()
+              if (tensor := value.const_value) is not None}  # fmt: skip
+    for key in ("activations", "activation_alpha", "activation_beta"):
+        attributes[key] = None if attributes[key] is None else tuple(attributes[key])
+    for block in ("initial_h", "initial_c"):
+        if block in arrays and not arrays[block].any():
+            del arrays[block]
+    try:
+        return Cell(**attributes, **arrays)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"the metadata {CELL!r} is no cell", where=where, got=str(error)[:200]) from error
