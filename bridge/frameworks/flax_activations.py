@@ -40,8 +40,8 @@ def activation_of(function: Callable[..., Any], where: str) -> Activation:
     return meaning
 
 
-def function_of(meaning: Activation, where: str) -> Callable[..., Any]:
-    """The jax.nn function that computes `meaning`; the inverse of `activation_of`.
+def function_of(meaning: Activation | str, where: str) -> Callable[..., Any]:
+    """The jax.nn function of that name, or that computes `meaning`; the inverse of `activation_of`.
 
     Raises:
         NotRepresentable: jax.nn has no such function.
@@ -50,13 +50,13 @@ def function_of(meaning: Activation, where: str) -> Callable[..., Any]:
 
     from bridge.layout import activation
 
-    name = activation("flax", meaning)
+    name = activation("flax", meaning) if isinstance(meaning, Activation) else meaning
     if isinstance(name, str):
         function: Callable[..., Any] = getattr(jax.nn, name)
         return function
     for name, keyword in KEYWORDS.items():
         base = activation("flax", name)
-        if isinstance(base, Activation) and base.name == meaning.name:
+        if isinstance(base, Activation) and isinstance(meaning, Activation) and base.name == meaning.name:
             return functools.partial(getattr(jax.nn, name), **{keyword: meaning.alpha})
     raise NotRepresentable(f"jax.nn has no function that computes {meaning}", where=where)
 

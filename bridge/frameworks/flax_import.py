@@ -1,0 +1,276 @@
+"""An ONNX model prepared for either Flax API: which native layers take which nodes over, and the tree of parameters."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from bridge.cell import Cell
+from bridge.errors import NotRepresentable, UsageError
+from bridge.frameworks.flax_loop import one_direction
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Api = Literal["nnx", "linen"]
+Path = tuple[str, ...]
+
+NATIVE: Final = MappingProxyType(
+    {("nnx", "LSTM"): "flax.nnx.OptimizedLSTMCell", ("nnx", "GRU"): "flax.nnx.GRUCell",
+     ("nnx", "RNN"): "flax.nnx.SimpleCell", ("linen", "LSTM"): "flax.linen.OptimizedLSTMCell",
+     ("linen", "GRU"): "flax.linen.GRUCell", ("linen", "RNN"): "flax.linen.SimpleCell"}
+)  # fmt: skip
+"""The native cell that each operator becomes, where it can hold the recurrence."""
+
+_CURRENT: ContextVar[Callable[[Path], Any]] = ContextVar("bridge_flax_leaves")
+"""During one call: from a path in the tree to what the module holds there now, tracers included."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NativeCell:
+    """One direction of one recurrent node: the cell that holds it, and its parameters in native names."""
+
+    layout: str
+    options: Mapping[str, Any]
+    params: Mapping[str, np.ndarray]
+    cell: Cell
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NativeLayer:
+    """A node that native cells take over: where they are in the tree, forward first."""
+
+    node: str
+    paths: tuple[Path, ...]
+    run: Callable[..., Any]
+    """run(what each path holds, *inputs of the node) -> outputs."""
+
+
+def fit_cell(cell: Cell, api: Api, preferred: str | None = None) -> NativeCell:
+    """The cell that holds one direction: `preferred` where it gives the same bits back, native, or bridge's own."""
+    from bridge.layout import fit, read_params
+
+    plain = replace(cell, direction="forward", initial_h=None, initial_c=None)
+    if preferred is not None and preferred.startswith((f"flax.{api}.", "bridge.")):
+        try:
+            kept = fit(preferred, plain)
+        except NotRepresentable:
+            pass
+        else:
+            if read_params(preferred, kept.params, **kept.options) == plain:
+                return NativeCell(preferred, kept.options, kept.params, plain)
+    for layout in (NATIVE[api, cell.op], f"bridge.{cell.op}Cell"):
+        try:
+            found = fit(layout, plain)
+        except NotRepresentable:
+            if layout.startswith("bridge."):
+                raise
+        else:
+            return NativeCell(layout, found.options, found.params, plain)
+    raise NotRepresentable("no cell holds this", where=f"flax.{api}")
+
+
+class Graph:
+    """A compiled ONNX model and the tree of its parameters; static for JAX, equal only to itself.
+
+    Raises:
+        Unsupported: operators that bridge does not carry, all of them named; numbers that JAX would narrow.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        static: Mapping[str, object] | None,
+        api: Api,
+        reserved: Sequence[str],
+        scan_layer: Callable[[str, Any, Mapping[str, np.ndarray], ir.Node], tuple[Any, Callable[..., Any]] | None],
+    ) -> None:
+        from bridge.graph import fold
+        from bridge.ops.program import Program
+        from bridge.ops.backend_jax import JaxBackend
+
+        model = fold(model, static)
+        remaining = {name: value for name, value in (static or {}).items()
+                     if any(each.name == name for each in model.graph.inputs)}  # fmt: skip
+        tree = Tree(reserved)
+        layers = [*_recurrent_layers(model, api, tree), *_scan_layers(model, tree, scan_layer)]
+        takeover = {layer.node: partial(_dispatch, layer) for layer in layers}
+        self.program = Program(model, JaxBackend(), layers=takeover, static=remaining)
+        quiet = _zero_states(model)
+        self.parameters: dict[str, Path] = {
+            name: tree.insert(clean_path(name), array)
+            for name, array in self.program.parameters.items()
+            if name not in quiet
+        }
+        self.tree: Mapping[str, Any] = tree.root
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The graph's inputs in order."""
+        return tuple(self.program.input_names)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The graph's outputs in order."""
+        return tuple(self.program.output_names)
+
+    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], leaf: Callable[[Path], Any]) -> Any:
+        """One call: an array, or a tuple of several in the order of `output_names`.
+
+        Raises:
+            UsageError: too many, missing or unknown inputs.
+            BadInput: an input of another dtype or shape than the graph declares.
+        """
+        feeds = dict(zip(self.input_names, args, strict=False)) | dict(kwargs)
+        if len(args) + len(kwargs) != len(feeds) or set(feeds) != set(self.input_names):
+            raise UsageError("wrong inputs", where="imported model", expected=", ".join(self.input_names),
+                             got=f"{len(args)} positional, by name: {', '.join(kwargs) or 'none'}")  # fmt: skip
+        token = _CURRENT.set(leaf)
+        try:
+            results = self.program(feeds, {name: leaf(path) for name, path in self.parameters.items()})
+        finally:
+            _CURRENT.reset(token)
+        values = tuple(results[name] for name in self.output_names)
+        return values[0] if len(values) == 1 else values
+
+
+class Tree:
+    """Nested dicts of NativeCells and arrays under names that Python and both Flax APIs accept."""
+
+    def __init__(self, reserved: Sequence[str]) -> None:
+        self.root: dict[str, Any] = {}
+        self._reserved = frozenset(reserved)
+
+    def insert(self, path: Path, leaf: Any) -> Path:
+        """Put `leaf` at `path`, or near it where the names are taken; the path that it got."""
+        inner, got = self.root, []
+        for name in path[:-1]:
+            name = self._free(inner, name, reuse=True)
+            inner = inner.setdefault(name, {})
+            got.append(name)
+        name = self._free(inner, path[-1], reuse=False)
+        inner[name] = leaf
+        return (*got, name)
+
+    def _free(self, inner: Mapping[str, Any], wanted: str, *, reuse: bool) -> str:
+        name, count = wanted, 0
+        while name in self._reserved or (name in inner and not (reuse and isinstance(inner[name], dict))):
+            count += 1
+            name = f"{wanted}_{count}"
+        return name
+
+
+def clean_path(name: str) -> Path:
+    """A node's or initialiser's name as attribute names: "/enc/rnn.l0" is enc, rnn, l0; "layers.0" is layers_0."""
+    parts: list[str] = []
+    for part in re.split(r"[./:]+", name):
+        cleaned = re.sub(r"\W", "_", part).strip("_")
+        if cleaned.isdigit() and parts:
+            parts[-1] += f"_{cleaned}"
+        elif cleaned:
+            parts.append(f"n{cleaned}" if cleaned[0].isdigit() else cleaned)
+    return tuple(parts) or ("unnamed",)
+
+
+def _dispatch(layer: NativeLayer, *inputs: Any, **named: Any) -> Any:
+    leaf = _CURRENT.get()
+    return layer.run([leaf(path) for path in layer.paths], *inputs, **named)
+
+
+def _recurrent_layers(model: ir.Model, api: Api, tree: Tree) -> Iterator[NativeLayer]:
+    """The layers of the fused nodes; nodes with the same weights share one cell."""
+    from bridge.graph import recurrent_nodes
+    from bridge.ops.steps import node_name
+
+    placed: dict[tuple[object, ...], tuple[Path, ...]] = {}
+    natives: dict[Path, NativeCell] = {}
+    for found in recurrent_nodes(model):
+        if found.cell is None or found.node.op_type != found.cell.op:
+            continue
+        key = _weights_key(found.node, found.cell)
+        if key not in placed:
+            halves = [fit_cell(half, api, found.node.metadata_props.get("bridge.layout")) for half in found.cell.split()]
+            names = ("cell",) if len(halves) == 1 else ("forward_cell", "backward_cell")
+            placed[key] = tuple(
+                tree.insert((*clean_path(found.name), name), half) for name, half in zip(names, halves, strict=True)
+            )
+            natives |= dict(zip(placed[key], halves, strict=True))
+        paths = placed[key]
+        run = partial(_run_recurrent, tuple(natives[path] for path in paths), found.cell.direction)
+        yield NativeLayer(node_name(found.node), paths, run)
+
+
+def _weights_key(node: ir.Node, cell: Cell) -> tuple[object, ...]:
+    weights = tuple(id(node.inputs[at]) if at < len(node.inputs) and node.inputs[at] is not None else None
+                    for at in (1, 2, 3, 7))  # fmt: skip
+    table = tuple(cell.activation_table())
+    return (cell.op, *weights, table, cell.clip, cell.input_forget, cell.linear_before_reset)
+
+
+def _run_recurrent(
+    natives: Sequence[NativeCell],
+    direction: str,
+    held: Sequence[Mapping[str, Any]],
+    X: Any,
+    sequence_lens: Any = None,
+    initial_h: Any = None,
+    initial_c: Any = None,
+) -> tuple[Any, ...]:
+    """A fused node by its native cells: Y [T, D, N, H], Y_h and, for LSTM, Y_c [D, N, H]."""
+    import jax.numpy as jnp
+
+    ways = ("forward", "reverse") if direction == "bidirectional" else (direction,)
+    runs = []
+    for at, (native, params, way) in enumerate(zip(natives, held, ways, strict=True)):
+        states = [None if state is None else state[at : at + 1] for state in (initial_h, initial_c)]
+        runs.append(one_direction(native.layout, params, native.options, X, sequence_lens, *states, direction=way))
+    return tuple(jnp.concatenate(parts, 1 if at == 0 else 0) for at, parts in enumerate(zip(*runs, strict=True)))
+
+
+def _scan_layers(model: ir.Model, tree: Tree, scan_layer: Callable[..., Any]) -> Iterator[NativeLayer]:
+    """The layers of Scan nodes that say which native layer they are."""
+    from bridge.ops.steps import node_name
+
+    for node in model.graph:
+        described = node.metadata_props.get("bridge.layer") if node.op_type == "Scan" else None
+        if described is None:
+            continue
+        layer = json.loads(described)
+        weights = {name: model.graph.initializers.get(stored) for name, stored in layer["weights"].items()}
+        if any(value is None or value.const_value is None for value in weights.values()):
+            continue
+        arrays = {name: value.const_value.numpy() for name, value in weights.items()}  # type: ignore[union-attr]
+        native = scan_layer(layer["layer"], layer["options"], arrays, node)
+        if native is not None:
+            leaf, run = native
+            path = tree.insert((*clean_path(node.metadata_props.get("bridge.path") or node_name(node)), "cell"), leaf)
+            yield NativeLayer(node_name(node), (path,), run)
+
+
+def _zero_states(model: ir.Model) -> set[str]:
+    """Initialisers of zeros that are nothing but the initial states of recurrent nodes: no parameters."""
+    found = set()
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or len(tensor.shape) < 1 or not _only_state(value):
+            continue
+        if not np.any(tensor.numpy()):
+            found.add(name)
+    return found
+
+
+def _only_state(value: ir.Value) -> bool:
+    uses = list(value.uses())
+    return bool(uses) and not value.is_graph_output() and all(
+        (node.op_type in ("LSTM", "GRU", "RNN") and at in (5, 6))
+        or (node.op_type in ("Expand", "Tile", "Identity") and at == 0 and _only_state(node.outputs[0]))
+        for node, at in uses
+    )  # fmt: skip
