@@ -55,12 +55,12 @@ def find(name: str) -> Layout:
     known = catalogue().layouts
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-    folded = [other for other in known if other.lower() == str(name).lower() and other not in near]
+    lowered = {other.lower(): other for other in known}
+    near = [lowered[match] for match in difflib.get_close_matches(str(name).lower(), lowered, n=3, cutoff=0.5)]
     raise UsageError(
         f"unknown layout {name!r}",
         where="layout",
-        expected=f"nearest: {', '.join(folded + near)}" if near or folded else ", ".join(known),
+        expected=f"nearest: {', '.join(near)}" if near else ", ".join(known),
         do="bridge.layouts() lists them all",
     )
 
