@@ -6,42 +6,24 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.cell import Cell
-from bridge.errors import NotRepresentable, UsageError
+from bridge.errors import UsageError
+from bridge.frameworks.flax_fit import Api, NativeCell, fit_cell
 from bridge.frameworks.flax_loop import one_direction
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Api = Literal["nnx", "linen"]
 Path = tuple[str, ...]
-
-NATIVE: Final = MappingProxyType(
-    {("nnx", "LSTM"): "flax.nnx.OptimizedLSTMCell", ("nnx", "GRU"): "flax.nnx.GRUCell",
-     ("nnx", "RNN"): "flax.nnx.SimpleCell", ("linen", "LSTM"): "flax.linen.OptimizedLSTMCell",
-     ("linen", "GRU"): "flax.linen.GRUCell", ("linen", "RNN"): "flax.linen.SimpleCell"}
-)  # fmt: skip
-"""The native cell that each operator becomes, where it can hold the recurrence."""
 
 _CURRENT: ContextVar[Callable[[Path], Any]] = ContextVar("bridge_flax_leaves")
 """During one call: from a path in the tree to what the module holds there now, tracers included."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NativeCell:
-    """One direction of one recurrent node: the cell that holds it, and its parameters in native names."""
-
-    layout: str
-    options: Mapping[str, Any]
-    params: Mapping[str, np.ndarray]
-    cell: Cell
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,30 +34,6 @@ class NativeLayer:
     paths: tuple[Path, ...]
     run: Callable[..., Any]
     """run(what each path holds, *inputs of the node) -> outputs."""
-
-
-def fit_cell(cell: Cell, api: Api, preferred: str | None = None) -> NativeCell:
-    """The cell that holds one direction: `preferred` where it gives the same bits back, native, or bridge's own."""
-    from bridge.layout import fit, read_params
-
-    plain = replace(cell, direction="forward", initial_h=None, initial_c=None)
-    if preferred is not None and preferred.startswith((f"flax.{api}.", "bridge.")):
-        try:
-            kept = fit(preferred, plain)
-        except NotRepresentable:
-            pass
-        else:
-            if read_params(preferred, kept.params, **kept.options) == plain:
-                return NativeCell(preferred, kept.options, kept.params, plain)
-    for layout in (NATIVE[api, cell.op], f"bridge.{cell.op}Cell"):
-        try:
-            found = fit(layout, plain)
-        except NotRepresentable:
-            if layout.startswith("bridge."):
-                raise
-        else:
-            return NativeCell(layout, found.options, found.params, plain)
-    raise NotRepresentable("no cell holds this", where=f"flax.{api}")
 
 
 class Graph:
@@ -197,7 +155,8 @@ def _recurrent_layers(model: ir.Model, api: Api, tree: Tree) -> Iterator[NativeL
             continue
         key = _weights_key(found.node, found.cell)
         if key not in placed:
-            halves = [fit_cell(half, api, found.node.metadata_props.get("bridge.layout")) for half in found.cell.split()]
+            preferred = found.node.metadata_props.get("bridge.layout")
+            halves = [fit_cell(half, api, preferred=preferred) for half in found.cell.split()]
             names = ("cell",) if len(halves) == 1 else ("forward_cell", "backward_cell")
             placed[key] = tuple(
                 tree.insert((*clean_path(found.name), name), half) for name, half in zip(names, halves, strict=True)

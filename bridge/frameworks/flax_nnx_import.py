@@ -12,7 +12,8 @@ from flax import nnx
 
 from bridge.cell import Activation, Cell
 from bridge.frameworks.flax_activations import function_of
-from bridge.frameworks.flax_import import Graph, NativeCell, Path
+from bridge.frameworks.flax_fit import NativeCell
+from bridge.frameworks.flax_import import Graph, Path
 from bridge.frameworks.flax_nnx_cells import OWN_CELLS
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def grow(owner: nnx.Module, tree: Mapping[str, Any]) -> None:
 
 def native_cell(native: NativeCell) -> Any:
     """The nnx cell of `native`, its parameters in place."""
-    cell = empty_cell(native.layout, native.options, native.cell)
+    carry = native.params.get("initial_h")
+    more = {} if carry is None else {"learned_carry": True, "carry_batch": len(carry) if carry.ndim == 2 else None}
+    cell = empty_cell(native.layout, native.options, native.cell, **more)
     for name, value in native.params.items():
         functools.reduce(getattr, name.split("."), cell).set_value(jnp.asarray(value))
     return cell

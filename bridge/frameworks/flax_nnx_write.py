@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +12,89 @@ from flax import nnx
 from bridge.cell import Cell
 from bridge.errors import NotRepresentable, UsageError
 from bridge.frameworks.flax_cells import layout_options
-from bridge.frameworks.flax_import import NATIVE, NativeCell
+from bridge.frameworks.flax_fit import fit_with_carry, per_direction, refit
 from bridge.frameworks.flax_nnx_cells import OwnCell
 from bridge.frameworks.flax_nnx_import import native_cell
-from bridge.frameworks.flax_nnx_read import LAYOUTS, recurrent_modules
+from bridge.frameworks.flax_nnx_read import LAYERS, LAYOUTS, recurrent_modules
+
+Writes = list[tuple[Any, np.ndarray]]
+"""Variables and what goes into them."""
+
+
+def build_layers(cells: Sequence[Cell], own_cells: bool) -> Any:
+    """nnx.RNN for a Cell of one direction, nnx.Bidirectional for two, nnx.Sequential of them for several Cells.
+
+    Raises:
+        NotRepresentable: no native cell holds a Cell, and `own_cells` is False.
+    """
+    layers = [_build_layer(cell, own_cells) for cell in cells]
+    return layers[0] if len(layers) == 1 else nnx.Sequential(*layers)
+
+
+def _build_layer(cell: Cell, own_cells: bool) -> Any:
+    halves = [native_cell(fit_with_carry(half, "nnx", own_cells)) for half in cell.split()]
+    if len(halves) == 2:
+        return nnx.Bidirectional(*map(nnx.RNN, halves))
+    reverse = cell.direction == "reverse"
+    return nnx.RNN(halves[0], reverse=reverse, keep_order=reverse)
+
+
+def assign_cells(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:
+    """Write cells into the recurrent modules of `model` at the given paths, all of them or none.
+
+    Raises:
+        UsageError: a path that is no recurrent module, or another number of cells than it has.
+        NotRepresentable: a module that has no place for its cell.
+    """
+    writes: Writes = []
+    for path, cells in mapping.items():
+        writes += _writes(model, path, cells)
+    for variable, value in writes:
+        variable.set_value(jnp.asarray(value))
+    return model
+
+
+def _writes(model: Any, path: str, cells: Cell | Sequence[Cell]) -> Writes:
+    if path == "" and type(model) is nnx.Sequential:
+        listed = [cells] if isinstance(cells, Cell) else list(cells)
+        if len(listed) != len(model.layers):
+            raise UsageError("wrong number of cells", where="nnx.Sequential", got=len(listed),
+                             expected=len(model.layers))  # fmt: skip
+        return [write for at, cell in enumerate(listed) for write in _writes(model, f"layers.{at}", cell)]
+    module = _module_at(model, path)
+    if isinstance(module, nnx.Bidirectional):
+        parts, reverses = [module.forward_rnn.cell, module.backward_rnn.cell], [False, True]
+    elif isinstance(module, nnx.RNN):
+        parts, reverses = [module.cell], [bool(module.reverse)]
+    else:
+        parts, reverses = [module], [None]
+    halves = per_direction(cells, reverses, path or type(model).__name__)
+    return [write for part, half in zip(parts, halves, strict=True) for write in _cell_writes(part, half, path)]
+
+
+def _module_at(model: Any, path: str) -> Any:
+    found = dict(recurrent_modules(model))
+    if isinstance(model, LAYERS) and path in ("", *found):
+        return model
+    if path in found:
+        return found[path]
+    raise UsageError(f"no recurrent module at {path!r}", where="assign", expected=", ".join(found) or "none there")
+
+
+def _cell_writes(module: Any, cell: Cell, path: str) -> Writes:
+    layout = LAYOUTS.get(type(module))
+    if layout is None:
+        raise NotRepresentable("this cell may compute anything", where=path, got=type(module).__name__)
+    state = nnx.to_flat_state(nnx.state(module, nnx.Param))
+    names = {".".join(map(str, key)): key for key, _ in state}
+    current = {name: _at(module, key) for name, key in names.items()}
+    has_carry = isinstance(module, OwnCell) and module.initial_h is not None
+    options = layout_options(layout, module, path)
+    values = {name: variable[...] for name, variable in current.items()}
+    return [(current[name], value) for name, value in refit(cell, layout, options, values, has_carry, path).items()]
+
+
+def _at(module: Any, key: Sequence[Any]) -> Any:
+    for part in key:
+        module = getattr(module, str(part))
+    return module
