@@ -203,22 +203,24 @@ def _run_side(
     start: State,
     reverse: bool,
 ) -> tuple[Array, State]:
-    backend, where = side.backend, side.backend.xp.where
+    backend, where, zeros = side.backend, side.backend.xp.where, side.backend.xp.zeros_like
     xW = backend.matmul(X, side.W)
     bias = _hoisted_bias(side)
     xW = xW if bias is None else xW + bias
     if mask is None:
         final, ys = backend.scan(lambda state, x: _unmasked(step(side, x[0], state)), start, (xW,), reverse)
         return ys[0], final
-    xW = where(mask, xW, 0 * start[0][0, 0])  # padding may hold anything; NaN there must not reach a gradient
+    xW = where(mask, xW, zeros(xW))  # padding may hold anything; NaN there must not reach a gradient
 
     def masked(state: State, x: tuple[Array, ...]) -> tuple[State, State]:
         new = step(side, x[0], state)
-        return tuple(where(x[1], n, old) for n, old in zip(new, state, strict=True)), (where(x[1], new[0], 0 * new[0]),)
+        return tuple(where(x[1], n, old) for n, old in zip(new, state, strict=True)), (
+            where(x[1], new[0], zeros(new[0])),
+        )
 
     final, ys = backend.scan(masked, start, (xW, mask), reverse)
     alive = mask[0]  # [N, 1]: a sequence of length 0 has no first step
-    return ys[0], tuple(where(alive, state, 0 * state) for state in final)
+    return ys[0], tuple(where(alive, state, zeros(state)) for state in final)
 
 
 def _unmasked(state: State) -> tuple[State, State]:

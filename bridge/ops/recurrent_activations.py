@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from bridge.cell import Activation
 from bridge.ops.backend import Array, Backend
@@ -12,24 +12,29 @@ from bridge.ops.backend import Array, Backend
 Function = Callable[[Array], Array]
 
 
-def softplus(xp: object, x: Array) -> Array:
+def relu(xp: Any, x: Array) -> Array:
+    """max(x, 0)."""
+    return xp.maximum(x, xp.zeros_like(x))
+
+
+def softplus(xp: Any, x: Array) -> Array:
     """log(1 + exp(x)) without overflow."""
-    return xp.maximum(x, 0 * x) + xp.log1p(xp.exp(-xp.abs(x)))  # type: ignore[attr-defined]
+    return relu(xp, x) + xp.log1p(xp.exp(-xp.abs(x)))
 
 
-def elu(xp: object, x: Array, alpha: float) -> Array:
+def elu(xp: Any, x: Array, alpha: float) -> Array:
     """X where positive, alpha * (exp(x) - 1) elsewhere; exp never sees a positive argument."""
-    return xp.maximum(x, 0 * x) + alpha * xp.expm1(xp.minimum(x, 0 * x))  # type: ignore[attr-defined]
+    return relu(xp, x) + alpha * xp.expm1(xp.minimum(x, xp.zeros_like(x)))
 
 
 _FORMULAS: Final[Mapping[str, Callable[[Backend, Array, float, float], Array]]] = MappingProxyType({
-    "Relu": lambda backend, x, _a, _b: backend.xp.maximum(x, 0 * x),
+    "Relu": lambda backend, x, _a, _b: relu(backend.xp, x),
     "Tanh": lambda backend, x, _a, _b: backend.xp.tanh(x),
     "Sigmoid": lambda backend, x, _a, _b: backend.sigmoid(x),
     "Softsign": lambda backend, x, _a, _b: x / (1 + backend.xp.abs(x)),
     "Softplus": lambda backend, x, _a, _b: softplus(backend.xp, x),
     "LeakyRelu": lambda backend, x, a, _b: backend.xp.where(x >= 0, x, a * x),
-    "ThresholdedRelu": lambda backend, x, a, _b: backend.xp.where(x > a, x, 0 * x),
+    "ThresholdedRelu": lambda backend, x, a, _b: backend.xp.where(x > a, x, backend.xp.zeros_like(x)),
     "Elu": lambda backend, x, a, _b: elu(backend.xp, x, a),
     "Affine": lambda _backend, x, a, b: a * x + b,
     "ScaledTanh": lambda backend, x, a, b: a * backend.xp.tanh(b * x),

@@ -90,9 +90,9 @@ def build_table(modules: Iterable[ModuleType]) -> Mapping[Key, Handler]:
     """
     table: dict[Key, Handler] = {}
     for module in modules:
-        for function in vars(module).values():
+        for function in (*vars(module).values(), *getattr(module, "HANDLERS", ())):
             if getattr(function, "__module__", None) != module.__name__:
-                continue
+                continue  # imported from another module of the table
             for label in getattr(function, "onnx_labels", ()):
                 for version in label.versions:
                     key = (label.domain, label.op, version)

@@ -1,0 +1,81 @@
+"""Reading elements by index; negative indices count from the end."""
+
+# ruff: noqa: A002  (a handler's signature is the ONNX schema)
+from __future__ import annotations
+
+import numpy as np
+
+from bridge.ops.backend import Array
+from bridge.ops.node import Node
+from bridge.ops.registry import handles
+
+
+@handles("Gather", versions={1, 11, 13})
+def gather(node: Node, data: Array, indices: Array, *, axis: int = 0) -> Array:
+    """Slices of `data` along `axis`, one for each index."""
+    axis = axis % data.ndim
+    sizes, shape = tuple(int(size) for size in data.shape), tuple(int(size) for size in indices.shape)
+    flat = node.xp.reshape(_positive(node, indices, sizes[axis]), (-1,))
+    return node.xp.reshape(node.xp.take(data, flat, axis=axis), (*sizes[:axis], *shape, *sizes[axis + 1 :]))
+
+
+@handles("GatherElements", versions={11, 13})
+def gather_elements(node: Node, data: Array, indices: Array, *, axis: int = 0) -> Array:
+    """out[i][j] = data[indices[i][j]][j] for axis 0, and likewise for others; the other axes may be shorter."""
+    axis = axis % data.ndim
+    size = int(data.shape[axis])
+    cut = tuple(slice(None) if at == axis else slice(0, int(n)) for at, n in enumerate(indices.shape))
+    return node.xp.take_along_axis(data[cut], _positive(node, indices, size), axis=axis)
+
+
+@handles("GatherND", versions={11})
+def gather_nd_11(node: Node, data: Array, indices: Array) -> Array:
+    """Slices of `data` at the coordinates in the last axis of `indices`."""
+    return gather_nd(node, data, indices)
+
+
+@handles("GatherND", versions={12, 13})
+def gather_nd(node: Node, data: Array, indices: Array, *, batch_dims: int = 0) -> Array:
+    """Slices of `data` at the coordinates in the last axis of `indices`, the first axes walked together."""
+    shape, sizes = tuple(int(n) for n in indices.shape), tuple(int(n) for n in data.shape)
+    depth = shape[-1]
+    indexed = sizes[batch_dims : batch_dims + depth]
+    batch = int(np.prod(sizes[:batch_dims]))
+    strides = [int(np.prod(indexed[at + 1 :])) for at in range(depth)]
+    columns = (_positive(node, indices[..., at], size) * stride
+               for at, (size, stride) in enumerate(zip(indexed, strides, strict=True)))  # fmt: skip
+    linear = node.xp.reshape(sum(columns), (batch, -1))
+    offsets = np.arange(batch, dtype=np.int64)[:, None] * int(np.prod(indexed))
+    linear = linear + node.backend.astype(node.backend.asarray(offsets, like=indices), node.backend.dtype(indices))
+    rest = sizes[batch_dims + depth :]
+    flat = node.xp.reshape(data, (batch * int(np.prod(indexed)), *rest))
+    return node.xp.reshape(node.xp.take(flat, node.xp.reshape(linear, (-1,)), axis=0), (*shape[:-1], *rest))
+
+
+@handles("ReverseSequence", versions={10})
+def reverse_sequence(
+    node: Node,
+    input: Array,
+    sequence_lens: Array,
+    *,
+    batch_axis: int = 1,
+    time_axis: int = 0,
+) -> Array:
+    """The first `sequence_lens[n]` steps of each sequence in reverse, the others where they were."""
+    if (time_axis, batch_axis) not in ((0, 1), (1, 0)):
+        node.reject("time and batch are the first two axes", got=(time_axis, batch_axis), expected="(0, 1) or (1, 0)")
+    data = input if time_axis == 0 else node.xp.permute_dims(input, (1, 0, *range(2, input.ndim)))
+    steps, batch = int(data.shape[0]), int(data.shape[1])
+    time = node.backend.asarray(np.arange(steps, dtype=np.int64).reshape(-1, 1), like=input)
+    lengths = node.xp.reshape(node.backend.astype(sequence_lens, node.backend.dtype(time)), (1, batch))
+    source = node.xp.where(time < lengths, lengths - 1 - time, time)
+    columns = node.backend.asarray(np.arange(batch, dtype=np.int64).reshape(1, -1), like=input)
+    rest = tuple(int(n) for n in data.shape)[2:]
+    flat = node.xp.reshape(data, (steps * batch, *rest))
+    picked = node.xp.take(flat, node.xp.reshape(source * batch + columns, (-1,)), axis=0)
+    result = node.xp.reshape(picked, (steps, batch, *rest))
+    return result if time_axis == 0 else node.xp.permute_dims(result, (1, 0, *range(2, input.ndim)))
+
+
+def _positive(node: Node, indices: Array, size: int) -> Array:
+    return node.xp.where(indices < 0, indices + size, indices)

@@ -1,0 +1,62 @@
+"""Pad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bridge.ops.backend import Array
+from bridge.ops.node import Node
+from bridge.ops.registry import handles
+
+
+@handles("Pad", versions={2})
+def pad_by_attribute(
+    node: Node, data: Array, *, mode: str = "constant", pads: Sequence[int], value: float = 0.0
+) -> Array:
+    """Every axis lengthened at both ends."""
+    fill = np.asarray(value, node.backend.dtype(data))
+    return _padded(node, data, pads, range(data.ndim), mode, fill)
+
+
+@handles("Pad", versions={11, 13, 18, 19, 21, 23, 24, 25}, static=["pads", "constant_value", "axes"])
+def pad(
+    node: Node,
+    data: Array,
+    pads: np.ndarray,
+    constant_value: np.ndarray | None = None,
+    axes: np.ndarray | None = None,
+    *,
+    mode: str = "constant",
+) -> Array:
+    """The named axes lengthened at both ends; a negative number cuts."""
+    dtype = node.backend.dtype(data)
+    fill = np.zeros((), dtype) if constant_value is None else constant_value.reshape(()).astype(dtype)
+    named = range(data.ndim) if axes is None else [int(at) % data.ndim for at in axes]
+    return _padded(node, data, pads.tolist(), named, mode, fill)
+
+
+def _padded(node: Node, data: Array, pads: Sequence[int], axes: Sequence[int], mode: str, fill: np.ndarray) -> Array:
+    if mode not in ("constant", "reflect", "edge", "wrap"):
+        node.reject("unknown mode", got=mode, expected="constant, reflect, edge or wrap")
+    if len(pads) != 2 * len(axes):
+        node.reject("pads holds a start and an end for each axis", got=len(pads), expected=2 * len(axes))
+    for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        size = int(data.shape[axis])
+        data = data[(*(slice(None),) * axis, slice(max(-before, 0), size - max(-after, 0)))]
+        before, after = max(before, 0), max(after, 0)
+        if not before and not after:
+            continue
+        if mode == "constant":
+            ends = [_filled(node, data, axis, count, fill) for count in (before, after)]
+            data = node.xp.concat([ends[0], data, ends[1]], axis=axis)
+        else:
+            places = np.pad(np.arange(int(data.shape[axis]), dtype=np.int64), (before, after), mode=mode)  # type: ignore[call-overload]
+            data = node.xp.take(data, node.backend.asarray(places, like=data), axis=axis)
+    return data
+
+
+def _filled(node: Node, data: Array, axis: int, count: int, fill: np.ndarray) -> Array:
+    sizes = tuple(count if at == axis else int(size) for at, size in enumerate(data.shape))
+    return node.backend.asarray(np.full(sizes, fill, fill.dtype), like=data)
