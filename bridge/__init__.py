@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         to_torch,
     )
     from bridge.layout import layouts, read_params, write_params
-    from bridge.verify import Inspection, Report, inspect, verify
+    from bridge.verification import Inspection, Report, inspect, verify
 
 __version__ = "0.1.0"
 
@@ -68,7 +68,7 @@ __all__ = [
 _HOMES = {
     "bridge.frameworks.conversion": ("assign", "build", "cells", "run", "to_flax", "to_keras", "to_onnx", "to_torch"),
     "bridge.layout": ("layouts", "read_params", "write_params"),
-    "bridge.verify": ("Inspection", "Report", "inspect", "verify"),
+    "bridge.verification": ("Inspection", "Report", "inspect", "verify"),
 }
 
 

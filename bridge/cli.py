@@ -16,7 +16,7 @@ import typer
 from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
-    from bridge.verify import Report
+    from bridge.verification import Report
 
 # rich would double the time of --help; the commands themselves use it for tables and progress.
 app = typer.Typer(
@@ -94,7 +94,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Say gate by gate from which array, rows and transposition to which array."""
-    from bridge.verify.explanation import explain as explain_
+    from bridge.verification.explanation import explain as explain_
 
     found = explain_(a, b)
     _print(found.to_dict(), str(found), as_json)

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "bridge"
 
 LAYERS = (
     ("cli", "__main__", "demo", "doctor"),
-    ("verify", "frameworks", "fetch", "known_models"),
+    ("verification", "frameworks", "fetch", "known_models"),
     ("runtime", "ops", "graph"),
     ("layout", "reference"),
     ("cell", "schema_files"),
@@ -23,7 +23,7 @@ LAYERS = (
 )
 """Highest first: a part imports its own row and the rows below it."""
 
-FORBIDDEN_IN_ROW = {("graph", "ops"), ("graph", "runtime"), ("frameworks", "verify"), ("ops", "runtime")}
+FORBIDDEN_IN_ROW = {("graph", "ops"), ("graph", "runtime"), ("frameworks", "verification"), ("ops", "runtime")}
 """Within a row too, these do not look at each other."""
 
 DOORS = {

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from bridge.cell import Cell
-from bridge.errors import UsageError
 from bridge.frameworks import conversion
 from bridge.frameworks.files import layout_for
 from bridge.layout import Step, layouts, op_of
@@ -66,8 +65,7 @@ def explain(a: str, b: str) -> Explanation:
         )
     suffix = Path(a.partition("::")[0]).suffix.lower()
     if suffix != ".onnx" and suffix not in SOURCES:
-        raise UsageError("neither a layout nor a model file", where="explain", got=repr(a),
-                         do="rnn-bridge layouts lists the layouts")  # fmt: skip
+        op_of(a)  # not a file by its name, so a layout that is misspelt: the error names the nearest
     framework = SOURCES.get(suffix, "bridge")
     found = conversion.cells(a)
     return Explanation(layers=tuple(_layer(name, cell, framework, b) for name, cell in found.items()))

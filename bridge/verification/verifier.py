@@ -14,12 +14,12 @@ from bridge.cell import Cell
 from bridge.errors import UsageError
 from bridge.frameworks import conversion
 from bridge.frameworks.door import ExportOptions
-from bridge.verify import sides
-from bridge.verify.bound import CONCLUSIVE, Error, bound, error_against, growth
-from bridge.verify.interface import Interface
-from bridge.verify.report import OutputRow, PairRow, Report
-from bridge.verify.sides import Side
-from bridge.verify.trials import PAIRS, Trial, make_trial
+from bridge.verification import sides
+from bridge.verification.bound import CONCLUSIVE, Error, bound, error_against, growth
+from bridge.verification.interface import Interface
+from bridge.verification.report import OutputRow, PairRow, Report
+from bridge.verification.sides import Side
+from bridge.verification.trials import PAIRS, Trial, make_trial
 
 if TYPE_CHECKING:
     import onnx

@@ -9,7 +9,7 @@ from bridge.errors import Refused
 from bridge.frameworks import conversion
 from bridge.layout import layouts, op_of
 from bridge.layout.holding import holding
-from bridge.verify.sides import label
+from bridge.verification.sides import label
 
 if TYPE_CHECKING:
     from bridge.cell import Cell
