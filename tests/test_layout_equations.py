@@ -6,11 +6,17 @@ equations on its own parameters, and ONNX's equations on the Cell that read_para
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from bridge.cell import Cell
-from bridge.layout import read_params, template, write_params
+from bridge.cell import GATES, Cell
+from bridge.layout import Blocks, read_params, template, write_params
+from bridge.layout.files import find
+from bridge.layout.reading import read
+from bridge.layout.records import Layout
+from tests.onnx_equations import onnx, sigmoid
 
 INPUTS, HIDDEN, TIME = 3, 4, 5
 
@@ -18,41 +24,6 @@ INPUTS, HIDDEN, TIME = 3, 4, 5
 @pytest.fixture
 def rng():
     return np.random.default_rng(7)
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-FUNCTIONS = {"Sigmoid": sigmoid, "Tanh": np.tanh, "Relu": lambda x: np.maximum(x, 0)}
-
-
-def onnx(cell: Cell, x: np.ndarray) -> np.ndarray:
-    """Y [T, H] of ONNX's equations, LSTM-22, GRU-22 and RNN-22, for one sequence from states of zero."""
-    n, H = len(cell.gates), cell.hidden_size
-    W, R, Wb, Rb = (
-        dict(zip(cell.gates, block[0].reshape(n, H, -1), strict=True)) for block in (cell.W, cell.R, cell.Wb, cell.Rb)
-    )
-    P = dict(zip("iof", np.zeros((3, H)) if cell.P is None else cell.P[0].reshape(3, H), strict=True))
-    f, g, *rest = (FUNCTIONS[name] for name in (*cell.activations, "Tanh"))
-    h, c, out = np.zeros(H), np.zeros(H), []
-    for x_t in x:
-        a = {k: W[k] @ x_t + R[k] @ h + Wb[k][:, 0] + Rb[k][:, 0] for k in cell.gates}
-        if cell.op == "RNN":
-            h = f(a["i"])
-        elif cell.op == "GRU":
-            z, r = f(a["z"]), f(a["r"])
-            if cell.linear_before_reset:
-                candidate = W["h"] @ x_t + Wb["h"][:, 0] + r * (R["h"] @ h + Rb["h"][:, 0])
-            else:
-                candidate = W["h"] @ x_t + R["h"] @ (r * h) + Rb["h"][:, 0] + Wb["h"][:, 0]
-            h = (1 - z) * g(candidate) + z * h
-        else:
-            i, forget = f(a["i"] + P["i"] * c), f(a["f"] + P["f"] * c)
-            c = forget * c + i * g(a["c"])
-            h = f(a["o"] + P["o"] * c) * rest[0](c)
-        out.append(h)
-    return np.array(out)
 
 
 def split(array, n, axis=-1):
@@ -203,8 +174,8 @@ CASES = [
 ]
 
 
-def random_params(layout, options, rng):
-    made = template(layout, INPUTS, HIDDEN, dtype="float64", **options)
+def random_params(layout, options, rng, inputs=INPUTS):
+    made = template(layout, inputs, HIDDEN, dtype="float64", **options)
     return {name: binary(rng, 0.8, zeros.shape) for name, zeros in made.params.items()}, made.options
 
 
@@ -254,3 +225,77 @@ def with_both_biases(cell: Cell, rng) -> Cell:
         activations=cell.activations,
         linear_before_reset=cell.linear_before_reset,
     )
+
+
+# Every such proof must be able to fail: break the layout on purpose.
+
+
+def swap_gates(layout: Layout, block: str, first: str, second: str) -> Layout:
+    """The layout with two gates of one block in each other's place."""
+    table = str.maketrans(first + second, second + first)
+    return with_slots(
+        layout, lambda slot: replace(slot, gates=tuple(gate.translate(table) for gate in slot.gates),
+                                     negate=slot.negate.translate(table)) if block in slot.blocks else slot
+    )  # fmt: skip
+
+
+def transpose(layout: Layout, block: str) -> Layout:
+    """The layout with a block's matrix the other way round; a buffer is read as if it were none."""
+    flipped = {("in", "out"): ("out", "in"), ("out", "in"): ("in", "out")}
+
+    def change(slot):
+        if block not in slot.blocks:
+            return slot
+        return replace(slot, buffers=False) if slot.buffers else replace(slot, axes=flipped[slot.axes])
+
+    return with_slots(layout, change)
+
+
+def with_slots(layout: Layout, change) -> Layout:
+    variants = (replace(one, slots=tuple(map(change, one.slots))) for one in layout.variants)
+    return replace(layout, variants=tuple(variants))
+
+
+def without_extras(layout: Layout) -> Layout:
+    """The layout without negation and without the constants of a run-time bias."""
+    plain = with_slots(layout, lambda slot: replace(slot, negate=""))
+    silent = (tuple(replace(constant, value=0.0) for constant in one.constants) for one in plain.variants)
+    return replace(plain, variants=tuple(map(lambda one, none: replace(one, constants=none), plain.variants, silent)))
+
+
+def broken_layouts():
+    for name, options, step in CASES:
+        layout = find(name)
+        # one gate, or gates that the layout ties, cannot be swapped; P's gates are told apart by their names
+        pairs = zip(GATES[layout.op], GATES[layout.op][1:], strict=False) if "MGU" not in name else ()
+        for first, second in pairs:
+            for block in ("W", "R"):
+                yield f"{name} {options} {block}: {first} for {second}", layout, options, step, \
+                    swap_gates(layout, block, first, second)  # fmt: skip
+        shapes = {array.shape for array in template(name, 4, 4, **options).params.values()}
+        square = any(shape == (4, 4) for shape in shapes) or layout.variants[0].slots[0].buffers
+        for block in ("W", "R") if square else ():
+            if not any(len(slot.blocks) > 1 and block in slot.blocks for slot in layout.variants[0].slots):
+                yield f"{name} {options} {block} transposed", layout, options, step, transpose(layout, block)
+        if "MGU" not in name and without_extras(layout) != layout:
+            yield f"{name} {options} without its signs and constants", layout, options, step, without_extras(layout)
+
+
+BROKEN = list(broken_layouts())
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "step", "broken"), [case[1:] for case in BROKEN], ids=[c[0] for c in BROKEN]
+)
+def test_a_broken_layout_is_found_out(layout, options, step, broken, rng):
+    params, values = random_params(layout.name, options, rng, inputs=HIDDEN)
+    x = rng.standard_normal((TIME, HIDDEN))
+    right, wrong = (as_cell(read(row, params, values)) for row in (layout, broken))
+    expected = run(step, params, x)
+    np.testing.assert_allclose(onnx(right, x), expected, rtol=0, atol=1e-14)
+    assert np.abs(onnx(wrong, x) - expected).max() > 1e-2
+
+
+def as_cell(blocks: Blocks) -> Cell:
+    return Cell(blocks.op, blocks.W, blocks.R, blocks.B, blocks.P, activations=blocks.activations,
+                linear_before_reset=blocks.linear_before_reset)  # fmt: skip
