@@ -1,0 +1,149 @@
+"""Every kind of source runs, and what onnxruntime refuses ends in one error of bridge with its message."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from bridge.errors import BadInput, DeviceUnavailable, Unsupported, UsageError
+from bridge.graph import as_model
+from bridge.runtime import CPU, Session, run_model, why_no_cuda
+from tests.cells import random_cell
+from tests.single_node import node_model
+
+X = np.random.default_rng(1).standard_normal((4, 2, 3)).astype(np.float32)
+
+
+def lstm_bytes(dtype="float32", attributes=None, **options) -> bytes:
+    cell = random_cell("LSTM", 3, 5, np.random.default_rng(0), dtype=dtype)
+    inputs = {"X": X.astype(dtype), "W": cell.W, "R": cell.R, "B": cell.B}
+    return node_model("LSTM", inputs, attributes or {}, **options)
+
+
+def sources(folder) -> dict[str, object]:
+    data = lstm_bytes()
+    (folder / "model.onnx").write_bytes(data)
+    external = folder / "external.onnx"
+    onnx.save_model(onnx.load_from_string(data), external, save_as_external_data=True, location="w.bin",
+                    size_threshold=0)  # fmt: skip
+    return {
+        "bytes": data,
+        "ModelProto": onnx.load_from_string(data),
+        "onnx_ir.Model": as_model(data),
+        "path": folder / "model.onnx",
+        "path as text": str(folder / "model.onnx"),
+        "external data": external,
+    }
+
+
+def test_every_kind_of_source_gives_the_same(tmp_path):
+    results = {kind: run_model(source, {"X": X}) for kind, source in sources(tmp_path).items()}
+    for kind, result in results.items():
+        for name, array in results["bytes"].outputs.items():
+            np.testing.assert_array_equal(result.outputs[name], array, err_msg=kind)
+
+
+def test_session_is_loaded_once_and_run_often():
+    session = Session(lstm_bytes(), device="cpu")
+    first, second = session.run({"X": X}), session.run({"X": X[:2]})
+    np.testing.assert_array_equal(first.outputs["Y"][:2], second.outputs["Y"])
+
+
+def test_provider_is_named_for_every_node():
+    assert run_model(lstm_bytes(), {"X": X}, device="cpu").providers == {"cell": CPU}
+
+
+def test_nodes_without_a_name_are_named_by_operator():
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["y"])], "g", [helper.make_tensor_value_info("x", 1, [1])],
+        [helper.make_tensor_value_info("y", 1, [1])],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    (name,) = run_model(model, {"x": np.ones(1, np.float32)}).providers
+    assert name.startswith("Neg")
+
+
+@pytest.mark.skipif(why_no_cuda() is None, reason="a GPU is present")
+def test_cuda_without_a_gpu_is_refused_and_auto_is_the_cpu():
+    with pytest.raises(DeviceUnavailable, match="CUDA is not available"):
+        run_model(lstm_bytes(), {"X": X}, device="cuda")
+    assert run_model(lstm_bytes(), {"X": X}, device="auto").providers == {"cell": CPU}
+
+
+def test_unknown_device_is_a_usage_error():
+    with pytest.raises(UsageError, match="'tpu'"):
+        run_model(lstm_bytes(), {"X": X}, device="tpu")
+
+
+def test_something_else_is_a_usage_error():
+    with pytest.raises(UsageError, match="no ONNX model"):
+        run_model(3, {})
+
+
+def stamped(opset: int, ir_version: int) -> onnx.ModelProto:
+    model = onnx.load_from_string(lstm_bytes())
+    model.opset_import[0].version, model.ir_version = opset, ir_version
+    return model
+
+
+@pytest.mark.parametrize(("opset", "ir_version", "told"), [(27, 10, "opset 27"), (20, 14, "IR version 14"),
+                                                           (6, 10, "opset 6")])  # fmt: skip
+def test_opset_or_ir_version_that_onnxruntime_does_not_run(opset, ir_version, told):
+    with pytest.raises(Unsupported) as caught:
+        run_model(stamped(opset, ir_version), {"X": X})
+    assert "ONNXRuntimeError" in str(caught.value.got)
+    assert told in caught.value.do
+    assert "opset 17 to 22 and IR 10 or less" in caught.value.do
+
+
+def test_layout_1_is_unsupported_with_onnxruntimes_message():
+    with pytest.raises(Unsupported, match=r"layout == 1\) are not supported"):
+        run_model(lstm_bytes(attributes={"layout": 1}), {"X": X})
+
+
+def test_float64_is_unsupported_when_it_runs():
+    session = Session(lstm_bytes("float64"), device="cpu")
+    with pytest.raises(Unsupported, match="does not support double yet"):
+        session.run({"X": X.astype(np.float64)})
+
+
+def test_float16_runs():
+    outputs = run_model(lstm_bytes("float16"), {"X": X.astype(np.float16)}).outputs
+    assert outputs["Y"].dtype == np.float16
+
+
+def test_shapes_that_disagree_are_bad_input():
+    model = onnx.load_from_string(lstm_bytes())
+    for tensor in model.graph.initializer:
+        if tensor.name == "R":
+            tensor.CopyFrom(numpy_helper.from_array(np.ones((1, 20, 4), np.float32), "R"))
+    with pytest.raises(BadInput):
+        run_model(model, {"X": X})
+
+
+def test_truncated_bytes_are_bad_input():
+    data = lstm_bytes()
+    with pytest.raises(BadInput):
+        run_model(data[: len(data) // 2], {"X": X})
+
+
+def test_missing_file_is_bad_input(tmp_path):
+    with pytest.raises(BadInput):
+        run_model(tmp_path / "none.onnx", {"X": X})
+
+
+def test_external_data_outside_the_folder_is_bad_input(tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    onnx.save_model(onnx.load_from_string(lstm_bytes()), inner / "m.onnx", save_as_external_data=True, location="w.bin",
+                    size_threshold=0)  # fmt: skip
+    model = onnx.load_model(inner / "m.onnx", load_external_data=False)
+    (inner / "w.bin").rename(tmp_path / "w.bin")
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "../w.bin" if entry.key == "location" else entry.value
+    (inner / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BadInput):
+        run_model(inner / "m.onnx", {"X": X})
