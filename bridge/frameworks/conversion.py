@@ -51,12 +51,12 @@ def door_of(source: object) -> Door | None:
     """
     if isinstance(source, (str, os.PathLike)):
         return _door_of_path(source)
+    if type(source).__module__.partition(".")[0] in ("onnx", "onnx_ir"):
+        return None
     for framework in DOORS:
         candidate = door(framework)
         if candidate.owns(source):
             return candidate
-    if type(source).__module__.partition(".")[0] in ("onnx", "onnx_ir"):
-        return None
     raise UsageError(
         "not a source that bridge knows",
         got=type(source).__qualname__,

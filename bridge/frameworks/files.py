@@ -58,7 +58,8 @@ def convert_file(
         UsageError: a suffix or a layout that is unknown, or a target that exists.
         NotRepresentable: the layout cannot hold a cell.
     """
-    suffix, used = target.suffix.lower(), ()
+    suffix = target.suffix.lower()
+    used: list[str] = []
     if suffix == ".onnx":
         if layout and layout != "onnx":
             raise UsageError("an ONNX file has no layout to choose", where="convert", got=layout)

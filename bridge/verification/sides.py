@@ -36,6 +36,8 @@ class Side:
 
     name: str
     execute: Executor
+    same_padding: bool = True
+    """Whether it fills outputs past a sequence's length as the judged graph does; where not, they are not compared."""
 
 
 def label(source: object) -> str:
@@ -80,23 +82,30 @@ def common_options(sources: list[object], wanted: frozenset[str] | None = None) 
     return plain
 
 
-def native(source: object, options: ExportOptions, reference: Interface) -> Side:
-    """A live source (or a checkpoint) run by its own framework, its arrays in the reference's arrangement."""
+def native(source: object, options: ExportOptions, model: ir.Model) -> Side:
+    """A live source (or a checkpoint) run by its own framework, its arrays arranged as those of `model`."""
     owner = conversion.door_of(source)
     if owner is None:
         raise UsageError("not a live source", where="verify", got=label(source))
-    own = Interface.of(owner.export(source, options))
-    return Side(label(source), _rearranged(lambda feeds: owner.execute(source, feeds), own, reference))
+    own = owner.export(source, options)
+    execute = _rearranged(lambda feeds: owner.execute(source, feeds), Interface.of(own), Interface.of(model))
+    return Side(label(source), execute, same_padding=_framework(own) == _framework(model))
 
 
-def onnx_side(source: object, model: ir.Model, reference: Interface, device: str) -> Side:
-    """An ONNX graph run by onnxruntime."""
-    payload = source if isinstance(source, (str, os.PathLike)) else graph.to_proto(model)
+def _framework(model: ir.Model) -> str:
+    """Which framework's padding rule a graph reproduces: that of its source, else ONNX's own."""
+    return model.metadata_props.get("bridge.source", "onnx").partition(".")[0]
+
+
+def onnx_side(source: object, own: ir.Model, model: ir.Model, device: str) -> Side:
+    """An ONNX graph run by onnxruntime, its arrays arranged as those of `model`."""
+    payload = source if isinstance(source, (str, os.PathLike)) else graph.to_proto(own)
 
     def execute(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(runtime.run_model(payload, feeds, device=device).outputs)
 
-    return Side(label(source), _rearranged(execute, Interface.of(model), reference))
+    execute_ = _rearranged(execute, Interface.of(own), Interface.of(model))
+    return Side(label(source), execute_, same_padding=_framework(own) == _framework(model))
 
 
 def imported(target: str, model: ir.Model) -> Side:

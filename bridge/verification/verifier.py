@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -98,22 +99,24 @@ def _prepare(a: object, b: object, device: str) -> tuple[Case, list[str]]:
         options = sides.common_options(live, wanted)
         model = conversion.to_ir(a, options)
     interface = Interface.of(model)
-    candidates = _candidates(a, b, model, interface, options, device, a_is_graph, b_is_target, b_is_live)
+    candidates = _candidates(a, b, model, options, device, a_is_graph, b_is_target, b_is_live)
     payload = str(a) if a_is_graph and isinstance(a, str) else graph.to_proto(model)
     notes = _notes(model)
+    if not all(side.same_padding for side in candidates):
+        notes.append("outputs beyond a sequence's length are not compared: the two frameworks fill them differently")
     return Case(model, payload, interface, candidates, device), notes
 
 
 def _candidates(
-    a: object, b: object, model: ir.Model, interface: Interface, options: ExportOptions, device: str,
+    a: object, b: object, model: ir.Model, options: ExportOptions, device: str,
     a_is_graph: bool, b_is_target: bool, b_is_live: bool,
 ) -> tuple[Side, ...]:  # fmt: skip
-    own = [] if a_is_graph else [sides.native(a, options, interface)]
+    own = [] if a_is_graph else [sides.native(a, options, model)]
     if b_is_target:
         return (*own, sides.imported(str(b), model))
     if b_is_live:
-        return (*own, sides.native(b, options, interface))
-    return (*own, sides.onnx_side(b, graph.as_model(b), interface, device))
+        return (*own, sides.native(b, options, model))
+    return (*own, sides.onnx_side(b, graph.as_model(b), model, device))
 
 
 def _input_names(b: object) -> frozenset[str]:
@@ -138,12 +141,32 @@ def _compare(case: Case, trial: Trial) -> PairRow:
     rows = [_row(case, "onnxruntime", name, judged[name], judged[name], truth[name], own) for name in judged]
     for side in case.candidates:
         results = side.execute(trial.feeds)
-        rows += [_row(case, side.name, name, results[name], judged[name], truth[name], own)
-                 for name in judged if name in results]  # fmt: skip
+        for name in (name for name in judged if name in results):
+            arrays = (results[name], judged[name], truth[name])
+            if not side.same_padding:
+                arrays = tuple(_valid(case.interface, name, array, trial) for array in arrays)
+            rows.append(_row(case, side.name, name, *arrays, own))
         if not any(name in results for name in judged):
             raise UsageError("no output in common", where="verify", got=", ".join(results), expected=", ".join(judged))
     return PairRow(batch=trial.batch, time=trial.time, lengths=trial.lengths, states=trial.states,
                    conclusive=conclusive, rows=tuple(rows))  # fmt: skip
+
+
+def _valid(interface: Interface, name: str, array: np.ndarray, trial: Trial) -> np.ndarray:
+    """`array` with zeros past each sequence's length; unchanged where it has no time axis or the trial no lengths."""
+    port = next(port for port in interface.outputs if port.name == name)
+    time_axis, batch_axis = port.axis("time"), port.axis("batch")
+    if (
+        time_axis is None
+        or batch_axis is None
+        or trial.lengths is None
+        or len(trial.lengths) != array.shape[batch_axis]
+    ):
+        return array
+    valid = np.arange(array.shape[time_axis])[:, None] < np.asarray(trial.lengths)
+    shape = [1] * array.ndim
+    shape[time_axis], shape[batch_axis] = valid.shape
+    return np.where((valid if time_axis < batch_axis else valid.T).reshape(shape), array, array.dtype.type(0))
 
 
 def _row(
@@ -173,8 +196,7 @@ def _providers(case: Case, pairs: list[PairRow], inputs: Feeds | Sequence[Feeds]
 
 
 def _notes(model: ir.Model) -> list[str]:
-    text = model.metadata_props.get("bridge.notes", "")
-    return [line for line in text.splitlines() if line]
+    return [str(note) for note in json.loads(model.metadata_props.get("bridge.notes", "[]"))]
 
 
 def _versions() -> dict[str, str]:
