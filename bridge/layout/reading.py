@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.cell import ACTIVATIONS, GATES, Activation, Op
+from bridge.cell import GATES, Op
 from bridge.errors import BadInput
 from bridge.layout.options import activations_of, check_saturation, constant_value, resolve, variants_for
 from bridge.layout.records import MATRICES, Layout, Piece, Slot, Variant, gate_letters
@@ -37,16 +37,6 @@ class Blocks:
     linear_before_reset: bool = False
     clip: float | None = None
     input_forget: bool = False
-
-    @property
-    def activation_table(self) -> tuple[Activation, ...]:
-        """The activations f, g, h with their values."""
-        alphas, betas = iter(self.alpha or ()), iter(self.beta or ())
-        sizes = [len(ACTIVATIONS[name].runtime) for name in self.activations]
-        return tuple(
-            Activation(name, next(alphas) if size > 0 else None, next(betas) if size > 1 else None)
-            for name, size in zip(self.activations, sizes, strict=True)
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
