@@ -192,8 +192,12 @@ def _npz_entries(file: Path) -> dict[str, Entry]:
 def _check_unpacked_size(file: Path, members: list[zipfile.ZipInfo]) -> None:
     total, actual = sum(info.file_size for info in members), file.stat().st_size
     if total > MODEST and total > LARGEST_RATIO * actual:
-        raise BadInput("the file unpacks to more than it can honestly hold", where=str(file),
-                       got=f"{total} bytes from {actual}", expected=f"at most {LARGEST_RATIO} times the file")  # fmt: skip
+        raise BadInput(
+            "the file unpacks to more than it can honestly hold",
+            where=str(file),
+            got=f"{total} bytes from {actual}",
+            expected=f"at most {LARGEST_RATIO} times the file",
+        )
 
 
 def _npz_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:

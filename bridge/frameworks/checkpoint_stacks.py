@@ -1,7 +1,7 @@
 """Recurrent stacks in a weight file, found by the names and shapes of its arrays.
 
-A stack is torch's spelling `prefix.weight_ih_l0[_reverse]`, or the arrays of one layer under one prefix that some layout
-lists, exactly: `weight_ih`, `weight_hh` (torch's Cell modules, equinox), `kernel`, `recurrent_kernel` (Keras),
+A stack is torch's spelling `prefix.weight_ih_l0[_reverse]`, or the arrays of one layer under one prefix that some
+layout lists, exactly: `weight_ih`, `weight_hh` (torch's Cell modules, equinox), `kernel`, `recurrent_kernel` (Keras),
 `hf.kernel` (flax) and so on. Which operator it is follows from the shape of the recurrent weights: rows are gates times
 columns.
 """

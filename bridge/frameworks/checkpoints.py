@@ -1,8 +1,8 @@
 """The door of weight files: .npz, .safetensors, .pt and .pth, whose recurrent stacks are found by parameter names.
 
-A file with one stack is a source like any other: it exports as the torch stack (time-major) with the same weights. Of
-several, `path::prefix` chooses one, as in `model.pt::encoder.rnn`. What names cannot tell takes the layout's default and
-is noted in the model; `path::prefix?nonlinearity=relu` says otherwise.
+A file with one stack is a source like any other: it exports as the torch stack (time-major) with the same weights.
+Of several, `path::prefix` chooses one, as in `model.pt::encoder.rnn`. What names cannot tell takes the layout's default
+and is noted in the model; `path::prefix?nonlinearity=relu` says otherwise.
 """
 
 from __future__ import annotations
@@ -138,8 +138,11 @@ def _value(text: str) -> str | bool:
 def _pick(choice: Choice, found: Mapping[str, Found]) -> Found:
     where = str(choice.path)
     if not found:
-        raise BadInput("no recurrent weights in this file", where=where,
-                       expected="names such as weight_ih_l0 and weight_hh_l0, or kernel and recurrent_kernel")  # fmt: skip
+        raise BadInput(
+            "no recurrent weights in this file",
+            where=where,
+            expected="names such as weight_ih_l0 and weight_hh_l0, or kernel and recurrent_kernel",
+        )
     if choice.prefix is not None and choice.prefix in found:
         return found[choice.prefix]
     names = ", ".join(repr(prefix) for prefix in found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -64,6 +64,44 @@ def write_projected(
     )
 
 
+BODY: Final = (
+    "Gemm", "Gemm", "Add", "Split", "Sigmoid", "Sigmoid", "Sigmoid", "Mul", "Tanh", "Mul", "Add", "Tanh", "Mul", "Gemm",
+)  # fmt: skip
+"""The operators of one step in order, without what `lengths` adds after them."""
+
+
+def describes_projection(node: ir.Node) -> dict[str, Any] | None:
+    """The "bridge.layer" of a Scan that `write_projected` wrote, None for any other node.
+
+    Metadata can be stale: it is believed only where the body still is the one that was written, over these weights.
+    """
+    try:
+        described = json.loads(node.metadata_props.get("bridge.layer", "null"))
+        weights, options = set(described["weights"].values()), described["options"]
+        known = described["layer"] == "torch.LSTM" and {"W", "R", "weight_hr"} <= described["weights"].keys()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    if not known or node.op_type != "Scan" or not {"proj_size", "hidden_size", "direction"} <= options.keys():
+        return None
+    body = node.attributes["body"].value
+    operators = tuple(inner.op_type for inner in body)
+    captured = {
+        _source(value) for inner in body for value in inner.inputs if value is not None and value.graph is not body
+    }
+    is_own = operators[: len(BODY)] == BODY and operators[len(BODY) :] in (("Identity",), ("Where",) * 3)
+    return described if is_own and weights <= captured else None
+
+
+def _source(value: ir.Value) -> str | None:
+    """The initialiser that a captured value is, or is the Cast of."""
+    producer = value.producer()
+    return (
+        value.name
+        if producer is None or producer.op_type != "Cast" or producer.inputs[0] is None
+        else producer.inputs[0].name
+    )
+
+
 def _step(layer: Layer, weights: dict[str, ir.Value]) -> Callable[[Writer, Values, Values], tuple[Values, Values]]:
     def step(body: Writer, states: Values, steps: Values) -> tuple[Values, Values]:
         (h, c), x = states, steps[0]
@@ -77,7 +115,7 @@ def _step(layer: Layer, weights: dict[str, ir.Value]) -> Callable[[Writer, Value
         new_h = body.op("Gemm", body.op("Mul", o, body.op("Tanh", new_c)), weights["weight_hr"], transB=1)
         if len(steps) == 1:
             return (new_h, new_c), (body.op("Identity", new_h),)
-        y = body.op("Where", steps[1], new_h, body.constant(np.zeros((), new_h.dtype.numpy())))
+        y = body.op("Where", steps[1], new_h, _zero(body, new_h))
         return (body.op("Where", steps[1], new_h, h), body.op("Where", steps[1], new_c, c)), (y,)
 
     return step
@@ -122,4 +160,8 @@ def _without_empty(w: Writer, state: ir.Value, lengths: ir.Value | None) -> ir.V
     if lengths is None:
         return state
     some = w.unsqueeze(w.op("Greater", lengths, w.constant(np.array(0, np.int32))), 1)
-    return w.op("Where", some, state, w.constant(np.zeros((), state.dtype.numpy())))
+    return w.op("Where", some, state, _zero(w, state))
+
+
+def _zero(w: Writer, like: ir.Value) -> ir.Value:
+    return w.constant(np.zeros((), "float64" if like.dtype is not None and like.dtype.name == "DOUBLE" else "float32"))

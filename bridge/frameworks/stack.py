@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +60,11 @@ class Stack:
                 raise BadInput(f"layer {above.name} does not fit on {below.name}", where=self.source,
                                got=f"input size {above.cell.input_size}", expected=width)  # fmt: skip
             if (above.cell.dtype, above.cell.op) != (below.cell.dtype, below.cell.op):
-                raise BadInput(f"layers {below.name} and {above.name} differ in operator or dtype", where=self.source,
-                               got=f"{below.cell.op} {below.cell.dtype}, {above.cell.op} {above.cell.dtype}")  # fmt: skip
+                raise BadInput(
+                    f"layers {below.name} and {above.name} differ in operator or dtype",
+                    where=self.source,
+                    got=f"{below.cell.op} {below.cell.dtype}, {above.cell.op} {above.cell.dtype}",
+                )
 
     @property
     def cells(self) -> dict[str, Cell]:
@@ -77,7 +80,9 @@ class Stack:
         return {layer.name: layer.cell for layer in self.layers}
 
 
-def read_layer(name: str, layout: str, directions: list[Mapping[str, np.ndarray]], options: Mapping[str, Any]) -> Layer:
+def read_layer(
+    name: str, layout: str, directions: Sequence[Mapping[str, np.ndarray]], options: Mapping[str, Any]
+) -> Layer:
     """The layer whose directions (forward first) hold these arrays, in the names of `layout`.
 
     `weight_hr` is taken out first: rows of R belong to gates and its columns to the projected state, so R is padded
@@ -104,7 +109,7 @@ def check_dtype(where: str, dtype: str) -> None:
 
 
 def _read_projected(
-    name: str, layout: str, directions: list[Mapping[str, np.ndarray]], options: Mapping[str, Any]
+    name: str, layout: str, directions: Sequence[Mapping[str, np.ndarray]], options: Mapping[str, Any]
 ) -> Layer:
     halves, projections = [], []
     for params in directions:
@@ -115,6 +120,8 @@ def _read_projected(
             raise BadInput("weight_hr and weight_hh disagree", where=name,
                            got=f"weight_hr {list(projection.shape)}, weight_hh {list(recurrent.shape)}",
                            expected="weight_hr [P, H], weight_hh [4H, P]")  # fmt: skip
+        if not np.isfinite(projection).all():
+            raise BadInput("weight_hr holds NaN or inf, which onnxruntime would hide", where=name)
         padding = projection.shape[1] - projection.shape[0]
         own["weight_hh"] = np.pad(recurrent, ((0, 0), (0, max(padding, 0))))
         halves.append(read_params(layout, own, **options))

@@ -47,7 +47,7 @@ def _write_sequence(w: Writer, stack: Stack, options: ExportOptions) -> None:
 
     dtype, first = stack.layers[0].cell.dtype.name, stack.layers[0].cell
     axes = ("batch", "time") if stack.batch_first else ("time", "batch")
-    x = w.input("input", dtype, (*axes, first.input_size))
+    x: Any = w.input("input", dtype, (*axes, first.input_size))
     lengths = w.input("lengths", "int32", ("batch",)) if options.lengths else None
     initial = _state_inputs(w, stack, options)
     if stack.batch_first:
@@ -55,10 +55,10 @@ def _write_sequence(w: Writer, stack: Stack, options: ExportOptions) -> None:
     finals: dict[str, list[Any]] = {name: [] for name in _state_names(stack)}
     for at, layer in enumerate(stack.layers):
         own = {name: values[at] for name, values in initial.items()}
-        y, y_h, y_c = _write_layer(w, layer, x, lengths, own, options)
-        for name, value in (("h", y_h), ("c", y_c)):
-            if name in finals:
-                finals[name].append(value)
+        y, *states = _write_layer(w, layer, x, lengths, own, options)
+        for name, state in zip("hc", states, strict=True):
+            if state is not None:
+                finals[name].append(state)
         x = merge_directions(w, y, batch_first=stack.batch_first and at == len(stack.layers) - 1)
     top = stack.layers[-1]
     w.output(x, "output", dtype, (*axes, top.state_size * top.cell.num_directions))
@@ -73,12 +73,12 @@ def _write_step(w: Writer, stack: Stack, options: ExportOptions) -> None:
     own = {}
     if options.states == "inputs":
         for name in _state_names(stack):
-            value = w.input(f"initial_{name}", cell.dtype.name, ("batch", cell.hidden_size))
-            own[name] = w.unsqueeze(value, 0)
-    _, y_h, y_c = _write_layer(w, layer, w.unsqueeze(x, 0), None, own, options)
-    for name, value in (("h", y_h), ("c", y_c)):
-        if name in _state_names(stack):
-            w.output(w.squeeze(value, 0), f"{name}_n", cell.dtype.name, ("batch", cell.hidden_size))
+            state = w.input(f"initial_{name}", cell.dtype.name, ("batch", cell.hidden_size))
+            own[name] = w.unsqueeze(state, 0)
+    _, *finals = _write_layer(w, layer, w.unsqueeze(x, 0), None, own, options)
+    for name, final in zip("hc", finals, strict=True):
+        if final is not None:
+            w.output(w.squeeze(final, 0), f"{name}_n", cell.dtype.name, ("batch", cell.hidden_size))
 
 
 def _write_layer(

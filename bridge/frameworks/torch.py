@@ -71,8 +71,9 @@ def assign(model: torch.nn.Module, mapping: Mapping[str, Cell | Sequence[Cell]])
 
 
 def build(cells: Sequence[Cell], own_cells: bool) -> torch.nn.Module:
-    """`nn.LSTM`, `nn.GRU` or `nn.RNN` (time-major) with a layer for each cell; with `own_cells` bridge's own module
-    where torch has no place for them.
+    """`nn.LSTM`, `nn.GRU` or `nn.RNN` (time-major) with a layer for each cell.
+
+    With `own_cells` it is bridge's own module where torch has no place for them.
 
     Raises:
         NotRepresentable: a cell that torch's layer cannot hold, or cells that are no stack.
@@ -95,7 +96,7 @@ def import_model(model: ir.Model, static: Mapping[str, object] | None) -> torch.
 
 
 def execute(source: torch.nn.Module, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """torch's own forward pass in inference mode, inputs and outputs named as `export` names them.
+    """Torch's own forward pass in inference mode, inputs and outputs named as `export` names them.
 
     Raises:
         BadInput: unknown or missing inputs, or a length below 1, which torch cannot pack.

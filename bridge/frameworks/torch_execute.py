@@ -29,13 +29,13 @@ def run_module(source: nn.Module, feeds: Mapping[str, np.ndarray]) -> dict[str, 
     run = next((run for kinds, run in _RUNNERS if isinstance(source, kinds)), None)
     if run is None:
         raise Unsupported("only recurrent modules are run by name", where=type(source).__name__)
-    has_cell_state = isinstance(source, nn.LSTM | nn.LSTMCell) or isinstance(source, OwnStack) and source.op == "LSTM"
+    has_cell_state = isinstance(source, nn.LSTM | nn.LSTMCell) or (isinstance(source, OwnStack) and source.op == "LSTM")
     _check_names(source, feeds, has_cell_state)
     device = next(source.parameters()).device
     tensors = {name: torch.from_numpy(np.array(value)).to(device) for name, value in feeds.items()}
     with _inference(source):
-        values = run(source, tensors, _states(source, tensors, has_cell_state))
-    return {name: _as_numpy(value) for name, value in values.items()}
+        named = run(source, tensors, _states(tensors, has_cell_state))
+    return {name: _as_numpy(value) for name, value in named.items()}
 
 
 def _run_sequence(module: Any, tensors: dict[str, torch.Tensor], states: Any) -> dict[str, torch.Tensor]:
@@ -69,16 +69,15 @@ def _named(final: Any) -> dict[str, torch.Tensor]:
     return dict(zip(("h_n", "c_n"), final if isinstance(final, tuple) else (final,), strict=False))
 
 
-def _states(source: Any, tensors: dict[str, torch.Tensor], has_cell_state: bool) -> Any:
-    """torch's `hx`; a state that is not given beside one that is becomes zeros."""
+def _states(tensors: dict[str, torch.Tensor], has_cell_state: bool) -> Any:
+    """Torch's `hx`: None, h, or (h, c)."""
     given = [tensors.get(name) for name in STATES]
     if all(state is None for state in given):
         return None
     if not has_cell_state:
         return given[0]
     if any(state is None for state in given):
-        raise BadInput("torch takes both states of an LSTM or none", where="initial_h, initial_c",
-                       got=next(name for name, value in zip(STATES, given, strict=True) if value is not None))  # fmt: skip
+        raise BadInput("torch takes both states of an LSTM or none", where="initial_h, initial_c")
     return tuple(given)
 
 

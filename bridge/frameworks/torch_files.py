@@ -53,13 +53,16 @@ def _load(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except MALFORMED as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput("no torch file that is safe to read: bridge never runs a pickle's code", where=str(file),
-                       got=first[:200],
-                       do="in an environment that trusts it: torch.save(model.state_dict(), path)") from error  # fmt: skip
+        raise BadInput(
+            "no torch file that is safe to read: bridge never runs a pickle's code",
+            where=str(file),
+            got=first[:200],
+            do="in an environment that trusts it: torch.save(model.state_dict(), path)",
+        ) from error
 
 
 def _check_archive(file: Path) -> None:
-    """torch stores its records plainly; what is compressed or lies elsewhere was not written by it."""
+    """Torch stores its records plainly; what is compressed or lies elsewhere was not written by it."""
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:

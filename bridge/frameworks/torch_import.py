@@ -1,12 +1,12 @@
-"""An ONNX model as a torch module: native recurrent layers where they fit, bridge's own elsewhere, the rest evaluated."""
+"""An ONNX model as a torch module: native recurrent layers where they fit, bridge's own elsewhere."""
 
 from __future__ import annotations
 
-import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 
 from bridge.cell import Cell
 from bridge.errors import BadInput, NotRepresentable, UsageError
+from bridge.frameworks.projection import describes_projection
 from bridge.frameworks.torch_layers import Tensor, run_native
 from bridge.frameworks.torch_own import OwnLayer
 from bridge.frameworks.torch_write import native_module, projected_module
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-class OnnxModule(nn.Module):
+class OnnxModule(nn.Module):  # type: ignore[misc]
     """An imported graph: called positionally in the order of `input_names`, or by name.
 
     Takes tensors or numpy arrays. One output is a tensor, several a tuple in the order of `output_names`. Every
@@ -35,18 +36,16 @@ class OnnxModule(nn.Module):
 
     def __init__(self, model: ir.Model, static: Mapping[str, object] | None = None) -> None:
         from bridge import graph
-        from bridge.ops import Program
         from bridge.ops.backend_torch import TorchBackend
+        from bridge.ops.program import Program
 
         super().__init__()
-        model = graph.fold(model, static)
-        layers = {name: run for name, run in _layers(self, model)}
-        self._program = Program(model, TorchBackend(), layers=layers, static=static)
-        self._names = {}
+        folded = graph.fold(model, static)
+        self._program = Program(folded, TorchBackend(), layers=_layers(self, folded))
+        self._names: dict[str, str] = {}
         for name, array in self._program.parameters.items():
-            own = _free_name(self, name)
-            self.register_parameter(own, nn.Parameter(torch.tensor(array)))
-            self._names[name] = own
+            self._names[name] = free_name(self, name)
+            self.register_parameter(self._names[name], nn.Parameter(torch.tensor(array)))
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -90,17 +89,25 @@ class OnnxModule(nn.Module):
         return torch.tensor(array, device=device)
 
 
-def _layers(owner: nn.Module, model: ir.Model) -> list[tuple[str, Callable[..., Any]]]:
-    """What runs each node that has weights of its own; the modules become submodules of `owner`."""
-    from bridge import graph
+def _layers(owner: nn.Module, model: ir.Model) -> dict[str, Callable[..., Any]]:
+    """What runs each node that has weights of its own; their modules become submodules of `owner`.
 
-    found: list[tuple[str, Callable[..., Any]]] = []
-    for name, node, cell, _ in graph.recurrent_nodes(model):
-        if cell is not None and node.op_type == cell.op:
-            module, run = _recurrent_layer(cell)
-            _place(owner, name, module)
-            found.append((name, run))
-    return found
+    Nodes that share a name cannot be told apart by the Program and are left to it, weights and all.
+    """
+    from bridge import graph
+    from bridge.ops.steps import node_name
+
+    count = Counter(node_name(node) for node in model.graph.all_nodes())
+    cells = [(found.name, found.node, found.cell) for found in graph.recurrent_nodes(model)]
+    made = [(name, node, *_recurrent_layer(cell)) for name, node, cell in cells
+            if cell is not None and node.op_type == cell.op and count[node_name(node)] == 1]  # fmt: skip
+    for node in model.graph.all_nodes():
+        described = describes_projection(node)
+        if described is not None and count[node_name(node)] == 1:
+            made.append((node_name(node), node, *_projected_layer(described, model)))
+    for name, _, module, _ in made:
+        _place(owner, name, module)
+    return {node_name(node): run for _, node, _, run in made}
 
 
 def _recurrent_layer(cell: Cell) -> tuple[nn.Module, Callable[..., Any]]:
@@ -112,30 +119,49 @@ def _recurrent_layer(cell: Cell) -> tuple[nn.Module, Callable[..., Any]]:
     except NotRepresentable:
         own = OwnLayer(stateless)
         return own, own
-    return module, lambda *args, **kwargs: run_native(module, *args, **kwargs, reverse=reverse)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return run_native(module, *args, **kwargs, reverse=reverse)
+
+    return module, run
 
 
-def _place(owner: nn.Module, path: str, module: nn.Module) -> str:
-    """Make `module` a submodule at the dotted `path`, through plain modules; the path it got."""
+def _projected_layer(described: dict[str, Any], model: ir.Model) -> tuple[nn.Module, Callable[..., Any]]:
+    """`nn.LSTM(proj_size=...)` in the place of a Scan over (h, c, x[, valid]) that `write_projected` wrote."""
+    options = described["options"]
+    held: Any = model.graph.initializers
+    arrays = {name: held[own].const_value.numpy() for name, own in described["weights"].items()}
+    module = projected_module(arrays, options["hidden_size"], options["proj_size"])
+    reverse = options["direction"] == "reverse"
+
+    def run(h: Tensor, c: Tensor, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, ...]:
+        lengths = None if valid is None else valid[..., 0].sum(0)
+        y, final_h, final_c = run_native(module, x, lengths, h[None], c[None], reverse=reverse)
+        return final_h[0], cast("Tensor", final_c)[0], y[:, 0]
+
+    return module, run
+
+
+def _place(owner: nn.Module, path: str, module: nn.Module) -> None:
+    """Make `module` a submodule at the dotted `path`, through plain modules."""
     *parents, last = path.split(".")
     for parent in parents:
         name = _clean(parent)
         inner = owner._modules.get(name)  # noqa: SLF001 (getattr would find methods too)
         if type(inner) is not nn.Module:
-            name = _free_name(owner, parent)
+            name = free_name(owner, parent)
             inner = nn.Module()
             owner.add_module(name, inner)
         owner = inner
-    name = _free_name(owner, last)
-    owner.add_module(name, module)
-    return name
+    owner.add_module(free_name(owner, last), module)
 
 
 def _clean(name: str) -> str:
     return re.sub(r"\W+", "_", name).strip("_") or "unnamed"
 
 
-def _free_name(owner: nn.Module, wanted: str) -> str:
+def free_name(owner: nn.Module, wanted: str) -> str:
+    """`wanted` as a Python name that `owner` does not use yet."""
     name = base = _clean(wanted)
     count = 0
     while hasattr(owner, name):

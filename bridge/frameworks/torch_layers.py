@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bridge.errors import BadInput
 
-Tensor = torch.Tensor
-Results = tuple[Tensor, Tensor, Tensor | None]
+Tensor: TypeAlias = torch.Tensor
+Results: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
 
 
 def run_native(
@@ -33,7 +33,7 @@ def run_native(
     Raises:
         BadInput: a length that is negative or above T.
     """
-    if X.dtype == torch.float16:
+    if rnn.weight_ih_l0.dtype == torch.float16:
         return _in_single_precision(rnn, X, sequence_lens, initial_h, initial_c, reverse)
     states = _states(rnn, X, initial_h, initial_c)
     x = flip(X, sequence_lens) if reverse else X
@@ -65,7 +65,7 @@ def check_lengths(sequence_lens: Tensor, X: Tensor) -> Tensor:
 
 
 def flip(x: Tensor, sequence_lens: Tensor | None) -> Tensor:
-    """x [T,N,...] with time reversed within each length; what lies beyond stays where it is."""
+    """X [T,N,...] with time reversed within each length; what lies beyond stays where it is."""
     if sequence_lens is None:
         return x.flip(0)
     steps = torch.arange(x.shape[0], device=x.device)[:, None]
@@ -107,11 +107,11 @@ def _in_single_precision(rnn: Any, X: Tensor, lengths: Any, h: Any, c: Any, reve
     results = functional_call(
         runner, {f"rnn.{name}": value for name, value in weights.items()}, (X.float(), lengths, *states, reverse)
     )
-    y, y_h, y_c = (None if value is None else value.half() for value in results)
+    y, y_h, y_c = (None if value is None else value.to(X.dtype) for value in results)
     return y, y_h, y_c
 
 
-class _Runner(nn.Module):
+class _Runner(nn.Module):  # type: ignore[misc]
     """`run_native` as a module, which is what functional_call takes."""
 
     def __init__(self, rnn: nn.Module) -> None:

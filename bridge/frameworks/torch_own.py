@@ -18,7 +18,7 @@ ARRAYS: Final = ("W", "R", "B", "P", "initial_h", "initial_c")
 """The fields of Cell that are parameters here, in ONNX's own layout."""
 
 
-class OwnLayer(nn.Module):
+class OwnLayer(nn.Module):  # type: ignore[misc]
     """One recurrent operator with its attributes; parameters W, R[, B][, P][, initial_h][, initial_c] as in Cell.
 
     `forward(X, sequence_lens, initial_h, initial_c)` takes X [T,N,I] and gives Y [T,D,N,H], Y_h and Y_c [D,N,H]
@@ -40,7 +40,9 @@ class OwnLayer(nn.Module):
 
     def cell(self) -> Cell:
         """The layer as a Cell of its present weights."""
-        arrays = {name: None if (value := getattr(self, name)) is None else as_numpy(value) for name in ARRAYS}
+        arrays: dict[str, Any] = {
+            name: as_numpy(value) for name in ARRAYS if (value := getattr(self, name)) is not None
+        }
         return Cell(self.op, **arrays, **self.attributes)
 
     def forward(
@@ -61,12 +63,12 @@ class OwnLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        directions, rows, inputs = self.W.shape
+        inputs, hidden = self.W.shape[2], self.R.shape[2]
         shown = {name: value for name, value in self.attributes.items() if value}
-        return f"{self.op}, {inputs}, {self.R.shape[2]}, " + ", ".join(f"{key}={value}" for key, value in shown.items())
+        return f"{self.op}, {inputs}, {hidden}, " + ", ".join(f"{key}={value}" for key, value in shown.items())
 
 
-class OwnStack(nn.Module):
+class OwnStack(nn.Module):  # type: ignore[misc]
     """Own layers one on the other, with the interface of `nn.LSTM`, `nn.GRU` and `nn.RNN` (time-major).
 
     `forward(input [T,N,I], hx=None, lengths=None)` gives `(output [T,N,D*H], h_n)`, for LSTM `(output, (h_n, c_n))`,

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 from bridge.errors import BadInput, Unsupported
 from bridge.frameworks.stack import SUFFIXES, Layer, Stack, check_dtype, read_layer
@@ -93,13 +94,14 @@ def _read_sequence(module: Any, path: str) -> Stack:
         suffixes = SUFFIXES[: 2 if module.bidirectional else 1]
         directions = [_arrays(module, path, f"_l{at}{suffix}") for suffix in suffixes]
         layers.append(read_layer(_layer_name(path, at), layout_of(module), directions, layout_options(module)))
-    notes = ()
+    notes: list[str] = []
     if module.dropout > 0 and module.num_layers > 1:
         mode = " although the module is in training mode" if module.training else ""
-        notes = (f"{path or _source(module)}: dropout={module.dropout:g} between layers is left out, "
-                 f"as in inference{mode}",)  # fmt: skip
+        notes += [
+            f"{path or _source(module)}: dropout={module.dropout:g} between layers is left out, as in inference{mode}"
+        ]
     return Stack(source=_source(module), version=torch.__version__, layers=tuple(layers),
-                 batch_first=bool(module.batch_first), notes=notes)  # fmt: skip
+                 batch_first=bool(module.batch_first), notes=tuple(notes))  # fmt: skip
 
 
 def _layer_name(path: str, at: int) -> str:
@@ -122,7 +124,7 @@ def _arrays(module: nn.Module, path: str, suffix: str) -> Mapping[str, np.ndarra
 def effective(module: nn.Module, name: str) -> torch.Tensor:
     """The tensor that forward computes with: `weight_norm` and `spectral_norm` of old set theirs in a hook."""
     for hook in module._forward_pre_hooks.values():  # noqa: SLF001 (torch keeps them nowhere else)
-        if getattr(hook, "name", None) == name and isinstance(hook, torch.nn.utils.weight_norm.WeightNorm):
+        if getattr(hook, "name", None) == name and isinstance(hook, WeightNorm):
             return hook.compute_weight(module)
     with torch.no_grad():
         tensor: torch.Tensor = getattr(module, name)
@@ -134,7 +136,7 @@ def _as_numpy(tensor: torch.Tensor, where: str) -> np.ndarray:
         raise BadInput("the weights are on the device 'meta' and have no values", where=where,
                        do="load the weights first")  # fmt: skip
     check_dtype(where, str(tensor.dtype).removeprefix("torch."))
-    return tensor.detach().cpu().contiguous().numpy()  # shares the module's memory: read_layer copies
+    return np.asarray(tensor.detach().cpu().contiguous().numpy())  # shares the module's memory: read_layer copies
 
 
 def _check_plain(module: nn.Module, path: str) -> None:
@@ -145,7 +147,7 @@ def _check_plain(module: nn.Module, path: str) -> None:
                           do="copy its weights into the plain torch module")  # fmt: skip
     hooks = [*module._forward_hooks.values()]  # noqa: SLF001
     hooks += [hook for hook in module._forward_pre_hooks.values()  # noqa: SLF001
-              if not isinstance(hook, torch.nn.utils.weight_norm.WeightNorm)]  # fmt: skip
+              if not isinstance(hook, WeightNorm)]  # fmt: skip
     if hooks:
         raise Unsupported("it has forward hooks, which may change its values", where=where,
                           got=", ".join(getattr(hook, "__qualname__", type(hook).__qualname__) for hook in hooks),

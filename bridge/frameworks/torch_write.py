@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -47,8 +47,8 @@ def native_module(cells: Sequence[Cell]) -> Any:
     if any(other != options[0] for other in options):
         raise NotRepresentable("the layers of one torch module share their options", where=layout,
                                got="; ".join(map(str, options)), do="build each cell on its own")  # fmt: skip
-    module = kind(first.input_size, first.hidden_size, num_layers=len(cells), device="meta",
-                  bidirectional=first.num_directions == 2, dtype=getattr(torch, first.dtype.name), **options[0])  # fmt: skip
+    module = kind(first.input_size, first.hidden_size, num_layers=len(cells), dtype=getattr(torch, first.dtype.name),
+                  bidirectional=first.num_directions == 2, device="meta", **options[0])  # fmt: skip
     tensors = {
         f"{name}_l{at}{suffix}": torch.tensor(array)
         for at, layer in enumerate(halves)
@@ -86,7 +86,7 @@ def _directions(cell: Cell) -> tuple[Cell, ...]:
 
 def _check_chain(cells: Sequence[Cell]) -> None:
     first = cells[0]
-    for below, above in zip(cells, cells[1:], strict=False):
+    for below, above in pairwise(cells):
         width = below.hidden_size * below.num_directions
         if above.input_size != width:
             raise NotRepresentable("the cells are no stack: sizes do not follow from one another", where="torch",
