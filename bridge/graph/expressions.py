@@ -22,15 +22,27 @@ RANDOM: Final = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", 
 
 def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     """The tensor of an initialiser or of a Constant node; None for anything else."""
-    import onnx_ir as ir
-
     if value is None:
         return None
     producer = value.producer()
     if producer is None:
         return value.const_value
     if producer.op_type == "Constant" and producer.domain == "":
-        return ir.convenience.get_const_tensor(value)
+        return _tensor_of(producer)
+    return None
+
+
+def _tensor_of(node: ir.Node) -> ir.TensorProtocol | None:
+    import onnx_ir as ir
+
+    numbers = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    for name, attribute in node.attributes.items():
+        if attribute.is_ref():
+            return None
+        if attribute.type == ir.AttributeType.TENSOR:
+            return attribute.as_tensor()
+        if name in numbers:
+            return ir.Tensor(np.asarray(attribute.value, numbers[name]))
     return None
 
 

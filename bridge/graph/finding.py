@@ -195,12 +195,12 @@ def _cell_of_scan(described: str, model: ir.Model, name: str) -> Cell:
         names = data["arrays"]
         attributes = {key: data[key] for key in ATTRIBUTES}
         values = {block: model.graph.initializers[names[block]] for block in ARRAYS if block in names}
+        for key in ("activations", "activation_alpha", "activation_beta"):
+            attributes[key] = None if attributes[key] is None else tuple(attributes[key])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput(f"the metadata {CELL!r} does not fit the model", where=where, got=str(error)[:200]) from error
     arrays: dict[str, Any] = {block: _array(tensor, f"{where}, {block}") for block, value in values.items()
               if (tensor := value.const_value) is not None}  # fmt: skip
-    for key in ("activations", "activation_alpha", "activation_beta"):
-        attributes[key] = None if attributes[key] is None else tuple(attributes[key])
     for block in ("initial_h", "initial_c"):
         if block in arrays and not arrays[block].any():
             del arrays[block]
