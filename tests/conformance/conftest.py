@@ -7,23 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.rows import SIZES, rows
+from tests.conformance.rows import broken_rows, rows
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`row`: the whole matrix of the module's FRAMEWORK; `broken_row`: its square rows."""
     for name in {"row", "broken_row"} & set(metafunc.fixturenames):
         module = metafunc.module
-        chosen = rows(module.FRAMEWORK)
-        if name == "broken_row":
-            chosen = [row for row in chosen if (row.inputs, row.hidden) == SIZES[-1] and not row.absent]
-        metafunc.parametrize(name, [_parameter(row, getattr(module, "UNAVAILABLE", {})) for row in chosen])
-
-
-def _parameter(row: Any, unavailable: dict[str, str]) -> Any:
-    missing = [reason for option, reason in unavailable.items() if option.startswith(f"{row.layout} ")
-               and option.split()[1] in row.record.options and option.split()[1] not in row.absent]  # fmt: skip
-    return pytest.param(row, id=str(row), marks=[pytest.mark.skip(reason=reason) for reason in missing])
+        chosen = rows(module.FRAMEWORK) if name == "row" else broken_rows(module.FRAMEWORK)
+        metafunc.parametrize(name, [pytest.param(row, id=str(row)) for row in chosen])
 
 
 @pytest.fixture

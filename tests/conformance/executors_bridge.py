@@ -6,7 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from tests.conformance.executors_flax_nnx import fill
+from tests.conformance.executors_flax_linen import compiled
+from tests.conformance.executors_flax_nnx import fill, zeros
 from tests.conformance.native import Options, Params, Result, States, reject, zeros_or
 
 OPTIONS = {
@@ -38,7 +39,7 @@ def linen(kind: str, params: Params, x: np.ndarray, states: States, options: Opt
     arguments, hidden, start = _start(kind, params, x, states, options)
     cell = getattr(flax_linen_cells, kind)(features=hidden, **arguments)
     rnn = nn.RNN(cell, time_major=True, return_carry=True)
-    return _result(kind, *rnn.apply({"params": {"cell": dict(params)}}, x, initial_carry=start))
+    return _result(kind, *compiled(rnn)({"params": {"cell": dict(params)}}, x, initial_carry=start))
 
 
 def nnx(kind: str, params: Params, x: np.ndarray, states: States, options: Options) -> Result:
@@ -48,7 +49,7 @@ def nnx(kind: str, params: Params, x: np.ndarray, states: States, options: Optio
     from bridge.frameworks import flax_nnx_cells
 
     arguments, hidden, start = _start(kind, params, x, states, options)
-    cell = getattr(flax_nnx_cells, kind)(x.shape[2], hidden, rngs=library.Rngs(0), **arguments)
+    cell = getattr(flax_nnx_cells, kind)(x.shape[2], hidden, rngs=library.Rngs(0), **zeros(), **arguments)
     fill(cell, params)
     rnn = library.RNN(cell, time_major=True, return_carry=True, rngs=library.Rngs(0))
     return _result(kind, *rnn(x, initial_carry=start))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,14 @@ def function(value: Any) -> Any:
     return getattr(jax.nn, value) if isinstance(value, str) else value
 
 
+@cache
+def compiled(rnn: Any) -> Any:
+    """jit(rnn.apply), once for equal modules: reading and writing run the same layer."""
+    import jax
+
+    return jax.jit(rnn.apply)
+
+
 def layer(kind: str, params: Params, x: np.ndarray, states: States, options: Options) -> Result:
     """nn.RNN over the cell."""
     import flax.linen as nn
@@ -35,7 +43,7 @@ def layer(kind: str, params: Params, x: np.ndarray, states: States, options: Opt
     h, c = (zeros_or(state, x.shape[1], hidden) for state in states)
     has_memory = "LSTM" in kind
     rnn = nn.RNN(cell, time_major=True, return_carry=True)
-    carry, output = rnn.apply({"params": {"cell": nested(params)}}, x, initial_carry=(c, h) if has_memory else h)
+    carry, output = compiled(rnn)({"params": {"cell": nested(params)}}, x, initial_carry=(c, h) if has_memory else h)
     final_c, final_h = carry if has_memory else (None, carry)
     return Result(np.asarray(output), np.asarray(final_h), None if final_c is None else np.asarray(final_c))
 

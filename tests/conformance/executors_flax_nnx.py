@@ -25,7 +25,9 @@ def layer(kind: str, params: Params, x: np.ndarray, states: States, options: Opt
     reject(options, OPTIONS[kind])
     chosen = {name: function(value) for name, value in options.items()}
     hidden = next(value for name, value in params.items() if name in ("hi.kernel", "dense_h.kernel")).shape[0]
-    cell = getattr(nnx, kind)(x.shape[2], hidden, rngs=nnx.Rngs(0), **chosen)
+    cell = getattr(nnx, kind)(x.shape[2], hidden, rngs=nnx.Rngs(0), **zeros(), **chosen)
+    if "hn_bias" in params and not hasattr(cell, "hn_bias"):
+        params = _give_candidate_bias(cell, params)
     fill(cell, params)
     h, c = (zeros_or(state, x.shape[1], hidden) for state in states)
     has_memory = "LSTM" in kind
@@ -33,6 +35,23 @@ def layer(kind: str, params: Params, x: np.ndarray, states: States, options: Opt
     carry, output = rnn(x, initial_carry=(c, h) if has_memory else h)
     final_c, final_h = carry if has_memory else (None, carry)
     return Result(np.asarray(output), np.asarray(final_h), None if final_c is None else np.asarray(final_c))
+
+
+def _give_candidate_bias(cell: Any, params: Params) -> Params:
+    """GRUCell of google/flax pull request 5595 out of flax 0.12.8's: r * (dense_h(h) + hn_bias), by a bias on dense_h."""
+    from flax import nnx
+
+    hidden = cell.hidden_features
+    cell.dense_h = nnx.Linear(hidden, 3 * hidden, rngs=nnx.Rngs(0))
+    others = {name: value for name, value in params.items() if name != "hn_bias"}
+    return {**others, "dense_h.bias": np.concatenate([np.zeros(2 * hidden, np.float32), params["hn_bias"]])}
+
+
+def zeros() -> dict[str, Any]:
+    """Initialisers that cost nothing: every parameter is set afterwards."""
+    from flax import nnx
+
+    return dict.fromkeys(("kernel_init", "recurrent_kernel_init"), nnx.initializers.zeros_init())
 
 
 def fill(cell: Any, params: Params) -> None:

@@ -33,7 +33,7 @@ def test_the_framework_computes_what_onnxruntime_computes_from_the_parameters_re
 
 
 def test_the_framework_computes_what_onnxruntime_computes_after_writing(row, executor, measured):
-    cell = with_both_biases(read_params(row.layout, row.params(), **row.options), row.rng())
+    cell = with_both_biases(read_params(row.layout, row.params(), **row.options), row)
     fitted = fit(row.layout, cell)
     options = {name: value for name, value in fitted.options.items() if row.record.options[name].kind != "presence"}
     measured(compare(execute(executor, row, fitted.params, options), cell, row))
@@ -91,11 +91,14 @@ def onnxruntime_outputs(cell: Cell, x: np.ndarray, states: dict[str, np.ndarray]
     return outputs["Y"], outputs["Y_h"], outputs.get("Y_c")
 
 
-def with_both_biases(cell: Cell, rng: np.random.Generator) -> Cell:
+def with_both_biases(cell: Cell, row: Row) -> Cell:
     """The same layer with part of each input bias moved to the recurrent one, wherever only their sum counts."""
     if cell.B is None:
         return cell
-    moved = rng.uniform(-0.3, 0.3, cell.Wb.shape).astype(np.float32)
-    if cell.linear_before_reset:
-        moved[:, -cell.hidden_size :] = 0
+    gates, hidden = len(cell.gates), cell.hidden_size
+    moved = np.tile(row.rng().uniform(-0.3, 0.3, hidden), gates).reshape(1, gates, hidden).astype(np.float32)
+    fixed = {constant.gate for constant in row.variant.constants if constant.saturates}
+    fixed |= {"h"} if cell.linear_before_reset else set()
+    moved[:, [cell.gates.index(gate) for gate in fixed]] = 0
+    moved = moved.reshape(1, gates * hidden)
     return replace(cell, B=np.concatenate([cell.Wb - moved, cell.Rb + moved], axis=1))

@@ -107,12 +107,22 @@ def rows(framework: str) -> list[Row]:
 def _rows(name: str) -> Iterator[Row]:
     options = find(name).options
     (inputs, hidden), bases = SIZES[1], list(_bases(options))
-    said = _needed(options)
+    said, off = _needed(options), _usually_absent(options)
     for (flags, absent), (i, h) in product(bases, SIZES):
         yield Row(name, i, h, said | flags, absent)
     for option, values in _singles(name, options).items():
         for value in values:
-            yield Row(name, inputs, hidden, said | {option: value})
+            yield Row(name, inputs, hidden, said | {option: value}, off)
+
+
+def broken_rows(framework: str) -> list[Row]:
+    """Square rows with every array that the layer usually has, under every combination of flags."""
+    square = [row for row in rows(framework) if (row.inputs, row.hidden) == SIZES[-1]]
+    return [row for row in square if row.absent == _usually_absent(row.record.options)]
+
+
+def _usually_absent(options: Mapping[str, Option]) -> frozenset[str]:
+    return frozenset(name for name, option in options.items() if option.kind == "presence" and option.default is False)
 
 
 def _needed(options: Mapping[str, Option]) -> dict[str, Any]:

@@ -9,4 +9,3 @@ from tests.conformance.matrix import (  # noqa: F401
 
 FRAMEWORK = "flax.nnx"
 __all__ = ["EXECUTORS"]
-UNAVAILABLE = {"flax.nnx.GRUCell hn_bias": "flax 0.12.8 has no bias on the candidate of nnx.GRUCell"}
