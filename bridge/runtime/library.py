@@ -30,6 +30,9 @@ CUDA_OPTIONS: Final = (("use_tf32", "0"),)
 
 INSTALL: Final = 'pip install "rnn-bridge[cpu]" or pip install "rnn-bridge[gpu]", never both: they overwrite each other'
 
+WRONG_SHAPE: Final = ("must have shape", "must have 3 dimensions", "Got invalid dimensions")
+"""Parts of onnxruntime's messages about an input, which it gives no exception class of their own."""
+
 _PROBE: Final = (
     b'\x08\x08:8\n\x11\n\x01x\n\x01x\x12\x01y\x1a\x01a"\x03Add\x12\x01pZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02'
     b"\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
@@ -129,6 +132,9 @@ def translated(where: str, library: Any, *, do: str = "") -> Iterator[None]:
         yield
     except wrong as error:
         raise BadInput("onnxruntime calls this wrong", where=where, got=str(error).strip(), do=do) from error
-    except (state.Fail, state.NotImplemented, state.RuntimeException, state.EPFail, RuntimeError) as error:
+    except state.Fail as error:
+        kind = BadInput if any(text in str(error) for text in WRONG_SHAPE) else Unsupported
+        raise kind("onnxruntime refuses this", where=where, got=str(error).strip(), do=do) from error
+    except (state.NotImplemented, state.RuntimeException, state.EPFail, RuntimeError) as error:
         raise Unsupported(f"onnxruntime {library.__version__} cannot run this", where=where, got=str(error).strip(),
                           do=do) from error  # fmt: skip
