@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from bridge.cell import GATES, Cell
-from bridge.errors import NotRepresentable
 
 OPS = tuple(GATES)
 
@@ -29,10 +29,10 @@ def random_cell(
     """A random Cell of an operator ("LSTM", "GRU", "RNN"), or one that a layout ("torch.LSTM") can hold.
 
     `initial_h` and `initial_c` are the batch of a constant initial state (1 serves every batch), 0 for none.
-    `attributes` are Cell's own: activations, clip, input_forget, linear_before_reset, ...
+    `attributes` are Cell's own (activations, clip, input_forget, linear_before_reset, ...), or a layout's options.
     """
     if kind not in GATES:
-        return _cell_of_layout(kind, inputs, hidden, rng, dtype=dtype, direction=direction, bias=bias, **attributes)
+        return _cell_of_layout(kind, inputs, hidden, rng, dtype=dtype, direction=direction, **attributes)
     shapes = _shapes(kind, inputs, hidden, directions=2 if direction == "bidirectional" else 1)
     absent = {"B": not bias, "P": not peepholes, "initial_h": not initial_h, "initial_c": not initial_c}
     arrays = {name: uniform(rng, shape, hidden, dtype) for name, shape in shapes.items() if not absent.get(name)}
@@ -66,35 +66,15 @@ def _shapes(op: str, inputs: int, hidden: int, directions: int) -> dict[str, tup
     }
 
 
-def _cell_of_layout(layout: str, inputs: int, hidden: int, rng: np.random.Generator, **attributes: Any) -> Cell:
-    """Read random parameters of the shapes that the layout gives to a cell of zeros.
+def _cell_of_layout(
+    layout: str, inputs: int, hidden: int, rng: np.random.Generator, *, dtype: str, direction: str, **options: Any
+) -> Cell:
+    """Read random parameters of the shapes that a layer has.
 
     So whatever the layout lacks (a bias, an independent gate) is missing from the cell by construction.
     """
-    from bridge.layout import fit, read_params
+    from bridge.layout import read_params, template
 
-    fitted = fit(layout, _zero_cell(layout, inputs, hidden, **attributes))
-    params = {name: uniform(rng, value.shape, hidden, value.dtype.name) for name, value in fitted.params.items()}
-    return read_params(layout, params, **fitted.options)
-
-
-def _zero_cell(
-    layout: str, inputs: int, hidden: int, *, dtype: str, direction: str, bias: bool, **attributes: Any
-) -> Cell:
-    """The cell of zeros that the layout holds: its operator, and its place of GRU's reset gate, are found by trying."""
-    from bridge.layout import fit
-
-    refusals = []
-    for op in OPS:
-        for reset in (True, False) if op == "GRU" and "linear_before_reset" not in attributes else (None,):
-            shapes = _shapes(op, inputs, hidden, directions=1)
-            arrays = {name: np.zeros(shapes[name], dtype) for name in ("W", "R", *(("B",) if bias else ()))}
-            extra = {} if reset is None else {"linear_before_reset": reset}
-            cell = Cell(op, direction=direction, **arrays, **attributes, **extra)
-            try:
-                fit(layout, cell)
-            except NotRepresentable as refusal:
-                refusals.append(str(refusal))
-            else:
-                return cell
-    raise AssertionError(f"no operator's cell of zeros fits {layout}:\n" + "\n".join(refusals))
+    empty = template(layout, inputs, hidden, dtype=dtype, **options)
+    params = {name: uniform(rng, zeros.shape, hidden, dtype) for name, zeros in empty.params.items()}
+    return replace(read_params(layout, params, **empty.options), direction=direction)
