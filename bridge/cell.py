@@ -191,8 +191,11 @@ class Cell:
             return (self,)
         arrays = ("W", "R", "B", "P", "initial_h", "initial_c")
         halves = []
-        for at, (direction, table) in enumerate(zip(("forward", "reverse"), self.activation_table(), strict=True)):
-            own = {name: None if (value := getattr(self, name)) is None else value[at : at + 1] for name in arrays}
+        directions: tuple[Direction, Direction] = ("forward", "reverse")
+        for at, (direction, table) in enumerate(zip(directions, self.activation_table(), strict=True)):
+            own: dict[str, Any] = {
+                name: None if (value := getattr(self, name)) is None else value[at : at + 1] for name in arrays
+            }
             halves.append(replace(self, direction=direction, **own, **_flat_activations(table)))
         return tuple(halves)
 
@@ -344,7 +347,7 @@ def _single_precision(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(np.float32(value)) for value in values)
 
 
-def _flat_activations(table: Sequence[Activation]) -> dict[str, tuple[Any, ...] | None]:
+def _flat_activations(table: Sequence[Activation]) -> dict[str, Any]:
     return {
         "activations": tuple(activation.name for activation in table),
         "activation_alpha": tuple(a.alpha for a in table if a.alpha is not None) or None,
@@ -352,7 +355,7 @@ def _flat_activations(table: Sequence[Activation]) -> dict[str, tuple[Any, ...] 
     }
 
 
-def _join(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+def _join(first: np.ndarray | None, second: np.ndarray | None) -> Any:
     if first is None and second is None:
         return None
     first = np.zeros_like(second) if first is None else first

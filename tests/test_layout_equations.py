@@ -290,7 +290,7 @@ BROKEN = list(broken_layouts())
 def test_a_broken_layout_is_found_out(layout, options, step, broken, rng):
     params, values = random_params(layout.name, options, rng, inputs=HIDDEN)
     x = rng.standard_normal((TIME, HIDDEN))
-    right, wrong = (as_cell(read(row, params, values)) for row in (layout, broken))
+    right, wrong = (as_cell(read(row, [params], values)) for row in (layout, broken))
     expected = run(step, params, x)
     np.testing.assert_allclose(onnx(right, x), expected, rtol=0, atol=1e-14)
     assert np.abs(onnx(wrong, x) - expected).max() > 1e-2

@@ -10,7 +10,7 @@ import numpy as np
 
 from bridge.cell import Cell
 from bridge.errors import BadInput, NotRepresentable, Unsupported
-from bridge.layout import read_params
+from bridge.layout import read_directions, read_params
 
 SUFFIXES = ("", "_reverse")
 """What torch appends to a parameter's name in each direction."""
@@ -96,8 +96,7 @@ def read_layer(
         check_dtype(name, array.dtype.name)
     if "weight_hr" in directions[0]:
         return _read_projected(name, layout, directions, options)
-    halves = [read_params(layout, params, **options) for params in directions]
-    return Layer(name=name, cell=halves[0] if len(halves) == 1 else Cell.join(*halves))
+    return Layer(name=name, cell=read_directions(layout, directions, **options))
 
 
 def check_dtype(where: str, dtype: str) -> None:

@@ -9,7 +9,7 @@ explain                      gate by gate, from which array to which
 
 from __future__ import annotations
 
-from bridge.layout.convert import fit, layouts, read_blocks, read_params, template, write_params
+from bridge.layout.convert import fit, layouts, read_blocks, read_directions, read_params, template, write_params
 from bridge.layout.explaining import Place, Step, describe, explain, op_of
 from bridge.layout.options import activation
 from bridge.layout.reading import Blocks
@@ -27,6 +27,7 @@ __all__ = [
     "layouts",
     "op_of",
     "read_blocks",
+    "read_directions",
     "read_params",
     "template",
     "write_params",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def read_blocks(layout: str, params: Mapping[str, reading.Array], **options: obj
         BadInput: names missing or unexpected, shapes or dtypes that disagree, a dimension of 0.
         NotRepresentable: the layer is not the ONNX operator under these options.
     """
-    return reading.read(find(layout), params, options)
+    return reading.read(find(layout), [params], options)
 
 
 def read_params(layout: str, params: Mapping[str, object], **options: object) -> Cell:
@@ -52,9 +52,19 @@ def read_params(layout: str, params: Mapping[str, object], **options: object) ->
     >>> read_params("torch.RNN", params, nonlinearity="relu").activations
     ('Relu',)
     """
+    return read_directions(layout, [params], **options)
+
+
+def read_directions(layout: str, directions: Sequence[Mapping[str, object]], **options: object) -> Cell:
+    """The Cell that one layer is, from the parameters of its only direction, or of forward and backward.
+
+    The same as `read_params` of each and `Cell.join`, with one copy of the weights less. Raises as `read_params`.
+    """
     row = find(layout)
-    blocks = reading.read(row, {name: _as_numpy(row, name, value) for name, value in params.items()}, options)
+    arrays = [{name: _as_numpy(row, name, value) for name, value in params.items()} for params in directions]
+    blocks = reading.read(row, arrays, options)
     return Cell(
+        direction="bidirectional" if len(directions) == 2 else "forward",
         op=blocks.op,
         W=blocks.W,
         R=blocks.R,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +17,17 @@ Array = Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:
-    """The inputs and attributes of one ONNX recurrent node, D = 1, in the namespace of the parameters."""
+    """The inputs and attributes of one ONNX recurrent node in the namespace of the parameters."""
 
     op: Op
     W: Array
-    """[1, n*H, I]"""
+    """[D, n*H, I]"""
     R: Array
-    """[1, n*H, H]"""
+    """[D, n*H, H]"""
     B: Array | None
-    """[1, 2*n*H], or None where the layer has no bias."""
+    """[D, 2*n*H], or None where the layer has no bias."""
     P: Array | None
-    """[1, 3*H], or None."""
+    """[D, 3*H], or None."""
     activations: tuple[str, ...]
     """As Cell.activations, always written out."""
     alpha: tuple[float, ...] | None
@@ -61,8 +61,8 @@ class Sizes:
         return tuple(length[axis] for axis in slot.axes)
 
 
-def read(layout: Layout, params: Mapping[str, Array], given: Mapping[str, object]) -> Blocks:
-    """Blocks of one direction of one layer.
+def read(layout: Layout, directions: Sequence[Mapping[str, Array]], given: Mapping[str, object]) -> Blocks:
+    """Blocks of one layer, D = the number of directions given (one, or forward and backward).
 
     Raises:
         UsageError: an unknown option or value.
@@ -70,30 +70,50 @@ def read(layout: Layout, params: Mapping[str, Array], given: Mapping[str, object
         NotRepresentable: an option's value with which the layer is not the operator.
     """
     values = resolve(layout, given)
-    variant = _choose(layout, params, given)
+    variant = _choose(layout, directions[0], given)
     values.update(variant.when)
-    slots = [slot for slot in variant.slots if slot.key in params]
-    sizes = _sizes(layout, slots, params)
-    pieces: dict[Piece, Array] = {}
-    for slot in slots:
-        pieces.update(
-            _pieces(slot, params[slot.key], sizes, add_identity=bool(slot.identity and values[slot.identity]))
-        )
+    for params in directions[1:]:
+        missing, unexpected = _names(variant, params, given)
+        if missing or unexpected:
+            raise _misnamed(layout, variant, params, missing, unexpected)
+    found = [_all_pieces(layout, variant, params, values) for params in directions]
+    _check_equal_shapes(layout, found)
     activations = activations_of(layout, values)
     check_saturation(layout, variant, activations)
-    _add_constants(layout, variant, values, pieces)
+    repeated = activations * len(directions)
     return Blocks(
         op=layout.op,
-        **_assemble(layout, pieces),
-        activations=tuple(one.name for one in activations),
-        alpha=tuple(float(one.alpha) for one in activations if one.alpha is not None) or None,
-        beta=tuple(float(one.beta) for one in activations if one.beta is not None) or None,
+        **_assemble(layout, found),
+        activations=tuple(one.name for one in repeated),
+        alpha=tuple(float(one.alpha) for one in repeated if one.alpha is not None) or None,
+        beta=tuple(float(one.beta) for one in repeated if one.beta is not None) or None,
         linear_before_reset=bool(
             values.get("linear_before_reset") if variant.linear_before_reset is None else variant.linear_before_reset
         ),
         clip=values.get("clip"),  # type: ignore[arg-type]
         input_forget=bool(values.get("input_forget", False)),
     )
+
+
+def _all_pieces(
+    layout: Layout, variant: Variant, params: Mapping[str, Array], values: Mapping[str, object]
+) -> dict[Piece, Array]:
+    """What every gate of every block finds in the arrays of one direction."""
+    slots = [slot for slot in variant.slots if slot.key in params]
+    sizes = _sizes(layout, slots, params)
+    pieces: dict[Piece, Array] = {}
+    for slot in slots:
+        identity = bool(slot.identity and values[slot.identity])
+        pieces.update(_pieces(slot, params[slot.key], sizes, add_identity=identity))
+    _add_constants(layout, variant, values, pieces)
+    return pieces
+
+
+def _check_equal_shapes(layout: Layout, directions: Sequence[dict[Piece, Array]]) -> None:
+    sizes = [tuple(next(piece for (block, _), piece in pieces.items() if block == "W").shape) for pieces in directions]
+    if len(set(sizes)) > 1:
+        raise BadInput("the two directions have different sizes [H, I]", where=layout.name,
+                       got=f"{list(sizes[0])} and {list(sizes[1])}")  # fmt: skip
 
 
 def _choose(layout: Layout, params: Mapping[str, Array], given: Mapping[str, object]) -> Variant:
@@ -110,7 +130,13 @@ def _choose(layout: Layout, params: Mapping[str, Array], given: Mapping[str, obj
         slot = ranks[0]
         raise BadInput(f"{slot.key} has the wrong number of axes", where=layout.name,
                        got=list(params[slot.key].shape), expected=f"[{', '.join(slot.axes)}]")  # fmt: skip
-    raise BadInput(
+    raise _misnamed(layout, variant, params, missing, unexpected)
+
+
+def _misnamed(
+    layout: Layout, variant: Variant, params: Mapping[str, Array], missing: list[str], unexpected: list[str]
+) -> BadInput:
+    return BadInput(
         f"missing parameters: {', '.join(missing) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}",
         where=layout.name,
         got=", ".join(sorted(params)),
@@ -207,16 +233,21 @@ def _add_constants(layout: Layout, variant: Variant, values: Mapping[str, object
         pieces[constant.block, constant.gate] = _namespace(vector).full_like(vector, constant_value(constant, values))
 
 
-def _assemble(layout: Layout, pieces: dict[Piece, Array]) -> dict[str, Array | None]:
-    """The operator's inputs, gates in its own order; a bias that no slot holds is zeros, B is None where none does."""
-    xp = _namespace(pieces["R", GATES[layout.op][0]])
-    zeros = xp.zeros_like(pieces["R", GATES[layout.op][0]][:, 0])
+def _assemble(layout: Layout, directions: Sequence[dict[Piece, Array]]) -> dict[str, Array | None]:
+    """The operator's inputs, gates in its own order; a bias that no slot holds is zeros, B is None where none does.
+
+    Both directions are laid down in one go: for a large layer each copy of the weights costs as much as the rest.
+    """
+    first = directions[0]["R", GATES[layout.op][0]]
+    xp, hidden = _namespace(first), int(first.shape[0])
+    zeros = xp.zeros_like(first[:, 0])
 
     def stack(*blocks: str) -> Array | None:
         names = [(block, gate) for block in blocks for gate in gate_letters(layout.op, block)]
-        if not any(name in pieces for name in names):
+        if not any(name in pieces for pieces in directions for name in names):
             return None
-        return xp.concat([pieces.get(name, zeros) for name in names], axis=0)[None, ...]
+        rows = xp.concat([pieces.get(name, zeros) for pieces in directions for name in names], axis=0)
+        return xp.reshape(rows, (len(directions), len(names) * hidden, *rows.shape[1:]))
 
     return {"W": stack("W"), "R": stack("R"), "B": stack("Wb", "Rb"), "P": stack("P")}
 

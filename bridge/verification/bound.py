@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def error_against(actual: np.ndarray, referee: np.ndarray) -> Error:
     return Error(absolute, absolute / scale if scale > 0 else (0.0 if absolute == 0 else float("inf")))
 
 
-def bound(own: Error, referee: np.ndarray, dtype: np.dtype[np.generic]) -> float:
+def bound(own: Error, referee: np.ndarray, dtype: np.dtype[Any]) -> float:
     """The largest absolute error that passes.
 
     Args:

@@ -6,20 +6,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bridge import graph, ops, runtime
+from bridge import graph, runtime
 from bridge.cell import Cell
 from bridge.errors import UsageError
 from bridge.frameworks import conversion
 from bridge.frameworks.door import ExportOptions
+from bridge.ops.program import evaluate
 from bridge.verification import sides
 from bridge.verification.bound import CONCLUSIVE, Error, bound, error_against, growth
 from bridge.verification.interface import Interface
 from bridge.verification.report import OutputRow, PairRow, Report
-from bridge.verification.sides import Side
+from bridge.verification.sides import Device, Side
 from bridge.verification.trials import PAIRS, Trial, make_trial
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Case:
     payload: onnx.ModelProto | str
     interface: Interface
     candidates: tuple[Side, ...]
-    device: str
+    device: Device
 
 
 def verify(
@@ -46,7 +47,7 @@ def verify(
     b: object,
     *,
     inputs: Feeds | Sequence[Feeds] | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
 ) -> Report:
     """Prove that `b` computes what `a` does, or show where it does not.
 
@@ -84,7 +85,7 @@ def verify(
     )
 
 
-def _prepare(a: object, b: object, device: str) -> tuple[Case, list[str]]:
+def _prepare(a: object, b: object, device: Device) -> tuple[Case, list[str]]:
     if isinstance(a, Cell):
         a = conversion.to_ir(a, ExportOptions(lengths=True, states="inputs"))
     a_is_graph = conversion.door_of(a) is None
@@ -108,7 +109,7 @@ def _prepare(a: object, b: object, device: str) -> tuple[Case, list[str]]:
 
 
 def _candidates(
-    a: object, b: object, model: ir.Model, options: ExportOptions, device: str,
+    a: object, b: object, model: ir.Model, options: ExportOptions, device: Device,
     a_is_graph: bool, b_is_target: bool, b_is_live: bool,
 ) -> tuple[Side, ...]:  # fmt: skip
     own = [] if a_is_graph else [sides.native(a, options, model)]
@@ -134,18 +135,19 @@ def _shortened(case: Case, batch: int, time: int) -> list[PairRow]:
 
 def _compare(case: Case, trial: Trial) -> PairRow:
     judged = dict(runtime.run_model(case.payload, trial.feeds, device=case.device).outputs)
-    truth = ops.evaluate(case.model, trial.feeds)
+    truth = evaluate(case.model, trial.feeds)
     own = {name: error_against(array, np.asarray(truth[name], np.float64)) for name, array in judged.items()
            if np.issubdtype(array.dtype, np.floating)}  # fmt: skip
     conclusive = all(error.relative <= CONCLUSIVE for error in own.values())
-    rows = [_row(case, "onnxruntime", name, judged[name], judged[name], truth[name], own) for name in judged]
+    rows = [_row(case, "onnxruntime", name, (judged[name], judged[name], truth[name]), own) for name in judged]
     for side in case.candidates:
         results = side.execute(trial.feeds)
         for name in (name for name in judged if name in results):
             arrays = (results[name], judged[name], truth[name])
             if not side.same_padding:
-                arrays = tuple(_valid(case.interface, name, array, trial) for array in arrays)
-            rows.append(_row(case, side.name, name, *arrays, own))
+                first, second, third = (_valid(case.interface, name, array, trial) for array in arrays)
+                arrays = (first, second, third)
+            rows.append(_row(case, side.name, name, arrays, own))
         if not any(name in results for name in judged):
             raise UsageError("no output in common", where="verify", got=", ".join(results), expected=", ".join(judged))
     return PairRow(batch=trial.batch, time=trial.time, lengths=trial.lengths, states=trial.states,
@@ -170,8 +172,9 @@ def _valid(interface: Interface, name: str, array: np.ndarray, trial: Trial) -> 
 
 
 def _row(
-    case: Case, side: str, name: str, actual: np.ndarray, judged: np.ndarray, truth: np.ndarray, own: dict[str, Error]
+    case: Case, side: str, name: str, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], own: dict[str, Error]
 ) -> OutputRow:
+    actual, judged, truth = arrays
     referee = np.asarray(truth, np.float64)
     if actual.shape != judged.shape:
         raise UsageError(f"{side} gives {name} another shape", where="verify", got=actual.shape, expected=judged.shape)
