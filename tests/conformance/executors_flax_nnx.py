@@ -38,7 +38,7 @@ def layer(kind: str, params: Params, x: np.ndarray, states: States, options: Opt
 
 
 def _give_candidate_bias(cell: Any, params: Params) -> Params:
-    """GRUCell of google/flax pull request 5595 out of flax 0.12.8's: r * (dense_h(h) + hn_bias), by a bias on dense_h."""
+    """GRUCell of google/flax pull request 5595, r * (dense_h(h) + hn_bias), out of flax 0.12.8's."""
     from flax import nnx
 
     hidden = cell.hidden_features

@@ -69,6 +69,11 @@ class Row:
         return chosen
 
     @property
+    def usually_absent(self) -> frozenset[str]:
+        """Optional arrays that the layer has only where it says so."""
+        return _usually_absent(self.layout)
+
+    @property
     def slots(self) -> tuple[Slot, ...]:
         return tuple(slot for slot in self.variant.slots if slot.optional not in self.absent)
 
@@ -107,7 +112,7 @@ def rows(framework: str) -> list[Row]:
 def _rows(name: str) -> Iterator[Row]:
     options = find(name).options
     (inputs, hidden), bases = SIZES[1], list(_bases(options))
-    said, off = _needed(options), _usually_absent(options)
+    said, off = _needed(options), _usually_absent(name)
     for (flags, absent), (i, h) in product(bases, SIZES):
         yield Row(name, i, h, said | flags, absent)
     for option, values in _singles(name, options).items():
@@ -118,11 +123,12 @@ def _rows(name: str) -> Iterator[Row]:
 def broken_rows(framework: str) -> list[Row]:
     """Square rows with every array that the layer usually has, under every combination of flags."""
     square = [row for row in rows(framework) if (row.inputs, row.hidden) == SIZES[-1]]
-    return [row for row in square if row.absent == _usually_absent(row.record.options)]
+    return [row for row in square if row.absent == row.usually_absent]
 
 
-def _usually_absent(options: Mapping[str, Option]) -> frozenset[str]:
-    return frozenset(name for name, option in options.items() if option.kind == "presence" and option.default is False)
+def _usually_absent(name: str) -> frozenset[str]:
+    options = find(name).options.items()
+    return frozenset(key for key, option in options if option.kind == "presence" and option.default is False)
 
 
 def _needed(options: Mapping[str, Option]) -> dict[str, Any]:
