@@ -74,8 +74,10 @@ def _map(tensor: ir.ExternalTensor, folder: Path | None, files: dict[Path, mmap.
     else:
         flat = _view(_inside(str(tensor.location), folder, where), tensor.offset or 0, size, dtype, files, where)
     if packed:
-        return ir.PackedTensor(flat, tensor.dtype, shape=shape, name=tensor.name)
-    return ir.Tensor(flat.reshape(shape), tensor.dtype, name=tensor.name)
+        return ir.PackedTensor(flat, tensor.dtype, shape=shape, name=tensor.name, doc_string=tensor.doc_string,
+                               metadata_props=dict(tensor.metadata_props))  # fmt: skip
+    return ir.Tensor(flat.reshape(shape), tensor.dtype, name=tensor.name, doc_string=tensor.doc_string,
+                     metadata_props=dict(tensor.metadata_props))  # fmt: skip
 
 
 def _inside(location: str, folder: Path, where: str) -> Path:

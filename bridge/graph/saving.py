@@ -38,11 +38,20 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     """
     from onnx_ir import serde
 
+    _check_size(model)
+    proto, tensors = _skeleton(model)
+    for name, tensor in tensors:
+        entry = proto.graph.initializer.add()
+        serde.serialize_tensor_into(entry, tensor)
+        entry.name = name
+    return proto
+
+
+def _check_size(model: ir.Model) -> None:
     size = weight_bytes(model)
     if size > LARGEST_PROTO:
         raise UsageError("the weights do not fit into one ModelProto", where="to_proto", got=f"{size} bytes",
                          expected="less than 2 GB", do="give a path: large weights go beside it")  # fmt: skip
-    return serde.serialize_model(model)
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -75,9 +84,13 @@ def save(
     targets = [data, target] if outside else [target]
     _check_targets(targets, overwrite)
     with _replacing(targets) as files:
-        proto = _write_external(model, files[0], data.name) if outside else to_proto(model)
-        files[-1].write(proto.SerializeToString())
-    return proto
+        if outside:
+            proto = _write_external(model, files[0], data.name)
+            files[1].write(proto.SerializeToString())
+        else:
+            _check_size(model)
+            _write_inline(model, files[0])
+    return proto if outside else to_proto(model)
 
 
 def _check_targets(targets: list[Path], overwrite: bool) -> None:
@@ -130,13 +143,78 @@ def _write_external(model: ir.Model, file: BinaryIO, location: str) -> onnx.Mode
     offset = 0
     for value in _initializers(clone):
         tensor = value.const_value
-        if tensor is None or tensor.nbytes < SMALLEST_EXTERNAL or tensor.dtype == ir.DataType.STRING:
+        if tensor is None or not _is_large(tensor):
             continue
         _write_tensor(tensor, file)
-        value.const_value = ir.ExternalTensor(location, offset, tensor.nbytes, tensor.dtype, name=str(value.name),
-                                              shape=ir.Shape(tensor.shape.numpy()))  # fmt: skip
+        value.const_value = ir.ExternalTensor(
+            location, offset, tensor.nbytes, tensor.dtype, name=str(value.name), shape=ir.Shape(tensor.shape.numpy()),
+            doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props),
+        )  # fmt: skip
         offset += tensor.nbytes
     return serde.serialize_model(clone)
+
+
+def _skeleton(model: ir.Model) -> tuple[onnx.ModelProto, list[tuple[str, ir.TensorProtocol]]]:
+    """The message without the main graph's initialisers, and these."""
+    from onnx_ir import serde
+
+    clone = model.clone()
+    stored = [(name, value.const_value) for name, value in clone.graph.initializers.items()]
+    for name, _ in stored:
+        del clone.graph.initializers[name]
+    return serde.serialize_model(clone), [(name, tensor) for name, tensor in stored if tensor is not None]
+
+
+def _write_inline(model: ir.Model, file: BinaryIO) -> None:
+    """The bytes of one ModelProto, its initialisers written from where they lie.
+
+    Serialising the message would hold the weights three times. Fields of a message may stand in any order; those used:
+    ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto.raw_data = 9. Source: onnx/onnx.proto.
+    """
+    proto, tensors = _skeleton(model)
+    graph = proto.graph.SerializeToString()
+    proto.ClearField("graph")
+    heads = [_head(name, tensor) for name, tensor in tensors]
+    payloads = [tensor for _, tensor in tensors if _is_large(tensor)]
+    total = len(graph) + sum(map(len, heads)) + sum(tensor.nbytes for tensor in payloads)
+    file.write(proto.SerializeToString() + _field(7, total) + graph)
+    for head, (_, tensor) in zip(heads, tensors, strict=True):
+        file.write(head)
+        if _is_large(tensor):
+            _write_tensor(tensor, file)
+
+
+def _is_large(tensor: ir.TensorProtocol) -> bool:
+    return tensor.nbytes >= SMALLEST_EXTERNAL and tensor.dtype.name != "STRING"
+
+
+def _head(name: str, tensor: ir.TensorProtocol) -> bytes:
+    """One initialiser of a graph: whole where it is small, else up to its raw data."""
+    import onnx
+    from onnx_ir import serde
+
+    if not _is_large(tensor):
+        entry = serde.serialize_tensor(tensor)
+        entry.name = name
+        whole: bytes = entry.SerializeToString()
+        return _field(5, len(whole)) + whole
+    described = onnx.TensorProto(name=name, data_type=tensor.dtype, dims=tensor.shape.numpy())
+    if tensor.doc_string:
+        described.doc_string = tensor.doc_string
+    for key, value in tensor.metadata_props.items():
+        described.metadata_props.add(key=key, value=value)
+    start: bytes = described.SerializeToString() + _field(9, tensor.nbytes)
+    return _field(5, len(start) + tensor.nbytes) + start
+
+
+def _field(number: int, size: int) -> bytes:
+    """The start of a length-delimited field: tag, then size as a varint."""
+    data = bytearray([number << 3 | 2])
+    while size > 0x7F:
+        data.append(size & 0x7F | 0x80)
+        size >>= 7
+    data.append(size)
+    return bytes(data)
 
 
 def _write_tensor(tensor: ir.TensorProtocol, file: BinaryIO) -> None:

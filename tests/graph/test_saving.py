@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from bridge.errors import BridgeError, UsageError
-from bridge.graph import find_cells, load, save, saving, to_proto
+from bridge.graph import find_cells, load, parse, save, saving, to_proto
 from tests.cells import random_cell
 from tests.graph.models import cell_model, feeds_of, run
 
@@ -120,3 +120,19 @@ def test_more_than_a_message_holds_is_refused(cell, monkeypatch):
     monkeypatch.setattr(saving, "LARGEST_PROTO", 1000)
     with pytest.raises(UsageError, match="do not fit"):
         to_proto(cell_model(cell))
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_notes_on_tensors_and_typed_data_survive(external, tmp_path):
+    typed = onnx.helper.make_tensor("typed", onnx.TensorProto.FLOAT, [100], np.arange(100, dtype="f"))
+    typed.doc_string = "why"
+    typed.metadata_props.add(key="unit", value="m")
+    packed = onnx.helper.make_tensor("packed", onnx.TensorProto.INT4, [600], [1, -2] * 300)
+    nodes = [onnx.helper.make_node("Neg", ["typed"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "g", [], [onnx.helper.make_tensor_value_info("y", 1, [100])], [typed, packed])
+    proto = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 21)])
+    save(parse(proto), tmp_path / "m.onnx", external=external)
+    tensors = {name: value.const_value for name, value in load(tmp_path / "m.onnx").graph.initializers.items()}
+    np.testing.assert_array_equal(tensors["typed"].numpy(), np.arange(100))
+    np.testing.assert_array_equal(tensors["packed"].numpy().astype(int), [1, -2] * 300)
+    assert (tensors["typed"].doc_string, dict(tensors["typed"].metadata_props)) == ("why", {"unit": "m"})
