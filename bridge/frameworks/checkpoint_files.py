@@ -93,7 +93,7 @@ def save_params(path: str | os.PathLike[str], params: Mapping[str, np.ndarray], 
         raise UsageError("not a place for a file", where=str(file), got="a folder" if file.is_dir() else "no folder")
     if file.exists() and not overwrite:
         raise UsageError("the file exists", where=str(file), do="pass overwrite=True, or another path")
-    arrays = {name: np.ascontiguousarray(array) for name, array in params.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in params.items()}
     handle, partial_path = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -254,4 +254,4 @@ def _load_npz(file: Path, member: str) -> np.ndarray:
     if len(data) != prod(shape) * dtype.itemsize:
         raise BadInput("the array ends before its shape is full", where=where, got=f"{len(data)} bytes")
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-    return np.ascontiguousarray(array.astype(dtype.newbyteorder("="), copy=False))
+    return np.asarray(array.astype(dtype.newbyteorder("="), copy=False), order="C")

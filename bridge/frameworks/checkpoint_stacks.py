@@ -51,6 +51,8 @@ class Found:
     """For each layer and direction: the layout's parameter names to the file's."""
     is_cell: bool
     """Whether it is spelled without `_l{k}`: one layer, its cell named by the prefix alone."""
+    told: frozenset[str] = frozenset()
+    """Options of the layout that the shapes decide (Keras' reset_after, by the rank of the bias)."""
 
 
 def find_stacks(entries: Mapping[str, Entry]) -> dict[str, Found]:
@@ -119,7 +121,8 @@ def _single_layers(entries: Mapping[str, Entry]) -> Iterator[Found]:
             if fitting:
                 known = {slot.key for slot in fitting[0].slots}
                 own = {key: name for key, name in names.items() if key in known}
-                yield Found(prefix=prefix, layout=layout, layers=((own,),), is_cell=True)
+                told = frozenset(fitting[0].when) if len(fitting) == 1 else frozenset()
+                yield Found(prefix=prefix, layout=layout, layers=((own,),), is_cell=True, told=told)
                 break
 
 

@@ -171,7 +171,7 @@ def _notes(found: Found, options: Mapping[str, Any]) -> tuple[str, ...]:
     assumed = {
         name: option.default
         for name, option in catalogue().layouts[found.layout].options.items()
-        if option.kind != "presence" and name not in options and option.default is not None
+        if option.kind != "presence" and name not in {*options, *found.told} and option.default is not None
     }
     if not assumed:
         return ()

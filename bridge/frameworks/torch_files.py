@@ -44,8 +44,8 @@ def save(arrays: Mapping[str, np.ndarray], stream: IO[bytes]) -> None:
 
 
 def _load(file: Path) -> Any:
-    mapped = zipfile.is_zipfile(file)
     try:
+        mapped = zipfile.is_zipfile(file)
         if mapped:
             _check_archive(file)
         with warnings.catch_warnings():

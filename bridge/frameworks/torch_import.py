@@ -40,8 +40,8 @@ class OnnxModule(nn.Module):  # type: ignore[misc]
         from bridge.ops.program import Program
 
         super().__init__()
-        folded = graph.fold(model, static)
-        self._program = Program(folded, TorchBackend(), layers=_layers(self, folded))
+        self._model = graph.fold(model, static)
+        self._program = Program(self._model, TorchBackend(), layers=_layers(self, self._model))
         self._names: dict[str, str] = {}
         for name, array in self._program.parameters.items():
             self._names[name] = free_name(self, name)
@@ -70,6 +70,13 @@ class OnnxModule(nn.Module):  # type: ignore[misc]
         values = tuple(results[name] for name in self.output_names)
         return values[0] if len(values) == 1 else values
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as the graph with the present parameters: what runs it refers to these very submodules."""
+        from bridge.graph import to_proto
+
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        return _restored, (to_proto(self._model).SerializeToString(), self.state_dict(), frozen, self.training)
+
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         given = dict(zip(self.input_names, args, strict=False))
         twice = sorted(given.keys() & kwargs.keys())
@@ -87,6 +94,16 @@ class OnnxModule(nn.Module):  # type: ignore[misc]
         if array.dtype.kind not in "fiub":
             raise BadInput("an input that is no array of numbers", where=name, got=type(value).__name__)
         return torch.tensor(array, device=device)
+
+
+def _restored(proto: bytes, state: dict[str, Tensor], frozen: list[str], training: bool) -> OnnxModule:
+    from bridge.graph import parse
+
+    module = OnnxModule(parse(proto))
+    module.load_state_dict(state, assign=True)
+    for name in frozen:
+        module.get_parameter(name).requires_grad_(False)
+    return module.train(training)
 
 
 def _layers(owner: nn.Module, model: ir.Model) -> dict[str, Callable[..., Any]]:

@@ -163,7 +163,7 @@ def _layer_writes(module: Any, at: int, cell: Cell, where: str) -> Iterator[Writ
 
 
 def _parameter_writes(module: Any, params: Mapping[str, np.ndarray], ending: str, where: str) -> Iterator[Write]:
-    stored = dict(module.named_parameters(recurse=False))
+    stored = dict(module.named_parameters(recurse=False, remove_duplicate=False))
     for name, array in params.items():
         parameter = stored.get(name + ending)
         if parameter is None:
