@@ -42,7 +42,7 @@ class RunResult:
     outputs: dict[str, np.ndarray]
     """Arrays by output name."""
     providers: dict[str, str]
-    """The execution provider of each node that onnxruntime ran, after its optimisations, by node name."""
+    """The execution provider of each recurrent node (LSTM, GRU, RNN, Scan), or of every node where there is none."""
 
 
 class Session:
@@ -153,7 +153,9 @@ def _assigned(session: Any) -> list[tuple[str, str, str]]:
 
 
 def _assignment(session: Any) -> dict[str, str]:
-    return {name: provider for name, _, provider in _assigned(session)}
+    nodes = _assigned(session)
+    recurrent = [node for node in nodes if node[1] in RECURRENT]
+    return {name: provider for name, _, provider in recurrent or nodes}
 
 
 def _check_on_cuda(session: Any) -> None:
