@@ -48,9 +48,9 @@ def cells(source: Any) -> dict[str, Cell]:
     from bridge.frameworks.keras_read import is_cell, is_recurrent, read_layer
 
     if isinstance(source, (str, os.PathLike)):
-        from bridge.frameworks import keras_files
+        from bridge.frameworks.keras_files import cells_of_file
 
-        return keras_files.cells_of_file(os.fspath(source))
+        return cells_of_file(os.fspath(source))
     found = [("", source)] if is_recurrent(source) or is_cell(source) else []
     if isinstance(source, keras.Model):
         found = list(keras_graph.recurrent_layers(source))
@@ -97,6 +97,6 @@ def execute(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 def _opened(source: Any, custom_objects: Mapping[str, type] | None) -> Any:
     if not isinstance(source, (str, os.PathLike)):
         return source
-    from bridge.frameworks import keras_files
+    from bridge.frameworks.keras_files import load
 
-    return keras_files.load(os.fspath(source), custom_objects)
+    return load(os.fspath(source), custom_objects)

@@ -50,7 +50,7 @@ def write_activation(w: Writer, name: str, x: ir.Value, units_axis: int, where: 
     from bridge.graph import activations
 
     known = layout.activation("keras", name)
-    if known is not None:
+    if isinstance(known, Activation):
         return x if name == "linear" else activations.write_activation(w, known, x)
     if name not in EXPRESSIONS:
         raise Unsupported(f"activation {name!r} has no ONNX expression here", where=where,
@@ -134,4 +134,4 @@ EXPRESSIONS: Final[Mapping[str, Expression]] = MappingProxyType(
         "log_softmax": lambda w, x, axis: w.op("LogSoftmax", x, axis=axis),
     }
 )
-"""Keras activations that the recurrent operators lack, with Keras' default arguments, in operators that run in float64."""
+"""Keras activations that the recurrent operators lack, with Keras' default arguments; all but gelu run in float64."""

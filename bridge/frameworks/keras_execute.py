@@ -71,7 +71,7 @@ def twin(source: Any, layer: Layer) -> Any:
     return copy
 
 
-def _arguments(layer: Layer, states: Sequence[Any] | None, mask: Any) -> dict[str, Any]:
+def _arguments(states: Sequence[Any] | None, mask: Any) -> dict[str, Any]:
     import keras
 
     found: dict[str, Any] = {}
@@ -95,7 +95,7 @@ def _execute_layer(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, An
     _check_names(feeds, ["input"], ["lengths", *(f"initial_{name}" for name in layer.state_names)], layer.name)
     x = np.asarray(feeds["input"])
     mask = _mask(feeds["lengths"], x.shape[1]) if "lengths" in feeds else None
-    values = keras.tree.flatten(twin(source, layer)(keras.ops.convert_to_tensor(x), **_arguments(layer, states, mask)))
+    values = keras.tree.flatten(twin(source, layer)(keras.ops.convert_to_tensor(x), **_arguments(states, mask)))
     outputs, finals = _split_outputs(layer, values)
     return dict(zip(("output", "output_backward"), outputs, strict=False)) | dict(
         zip(_final_names(layer), finals, strict=True)
@@ -162,7 +162,7 @@ def _execute_exposed(
         mask = mask_of.get(id(sequence))
         exposed = initial is None
         states = _states(layer, feeds, f"{path}.") if exposed else initial
-        arguments = _arguments(layer, states, mask if exposed else None)
+        arguments = _arguments(states, mask if exposed else None)
         values = keras.tree.flatten(twin(operation, layer)(sequence, **arguments))
         outputs, final = _split_outputs(layer, values)
         if exposed:

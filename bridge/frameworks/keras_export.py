@@ -189,7 +189,9 @@ class ModelExport:
         exposed = initial is None and (layer.stateful or self._options.states == "inputs")
         if exposed:
             initial = _state_inputs(self._w, layer, f"{layer.name}.")
-        written = write_layer(self._w, layer, x, initial, mask, self._options.form, states=exposed or layer.return_state)
+        written = write_layer(
+            self._w, layer, x, initial, mask, self._options.form, states=exposed or layer.return_state
+        )
         if exposed:
             self._states += [(f"{layer.name}.{_final(name)}", state)
                              for name, state in zip(layer.state_names, written.states, strict=True)]  # fmt: skip

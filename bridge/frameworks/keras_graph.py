@@ -9,7 +9,7 @@ from bridge.errors import BadInput, Unsupported
 from bridge.frameworks.keras_read import is_recurrent
 
 Call = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], Any]
-"""What to do for one layer: (layer, path, positional arguments, keyword arguments) -> outputs as the layer nests them."""
+"""What stands in for a layer: (layer, path, positional and keyword arguments) -> outputs as the layer nests them."""
 
 
 def functional_of(model: Any, where: str = "") -> Any:

@@ -100,7 +100,7 @@ class Layer:
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """h and c of every direction, in Keras' order: "h", "c" or "h_forward", "c_forward", "h_backward", …."""
+        """The states of every direction, in Keras' order: "h", "c" or "h_forward", "c_forward", "h_backward", …."""
         suffixes = ("",) if len(self.directions) == 1 else ("_forward", "_backward")
         return tuple(f"{state}{suffix}" for suffix, direction in zip(suffixes, self.directions, strict=True)
                      for state in "hc"[: direction.num_states])  # fmt: skip
@@ -197,8 +197,9 @@ def _read_cell(layer: Any, cell: Any, where: str) -> Direction:
 
     kinds = keras.layers
     if isinstance(cell, kinds.StackedRNNCells):
-        raise Unsupported("StackedRNNCells is not carried", where=where,
-                          do="make one recurrent layer of each cell, with return_sequences=True before the last")  # fmt: skip
+        raise Unsupported(
+            "StackedRNNCells is not carried", where=where,
+            do="make one recurrent layer of each cell, with return_sequences=True before the last")  # fmt: skip
     _check_native(cell, (kinds.LSTMCell, kinds.GRUCell, kinds.SimpleRNNCell), CELL_METHODS, where)
     _check_dtypes(layer, cell, where)
     kind = next(base.__name__ for base in type(cell).__mro__ if base.__name__ in OPERATORS)
@@ -256,8 +257,9 @@ def weights_of(cell: Any, where: str) -> Mapping[str, np.ndarray]:
 def _check_dtypes(layer: Any, cell: Any, where: str) -> None:
     dtypes = {layer.compute_dtype, layer.variable_dtype, cell.compute_dtype, cell.variable_dtype}
     if len(dtypes) != 1:
-        raise Unsupported(f"dtype policy {cell.dtype_policy.name!r} mixes dtypes, and rounds where ONNX would not",
-                          where=where, got=", ".join(sorted(dtypes)), do="use one dtype policy, such as float32")  # fmt: skip
+        raise Unsupported(
+            f"dtype policy {cell.dtype_policy.name!r} mixes dtypes, and rounds where ONNX would not", where=where,
+            got=", ".join(sorted(dtypes)), do="use one dtype policy, such as float32")  # fmt: skip
     dtype = dtypes.pop()
     if dtype not in ("float16", "float32", "float64") or getattr(cell, "quantization_mode", None) is not None:
         raise Unsupported(f"dtype policy {cell.dtype_policy.name!r} is not carried", where=where,

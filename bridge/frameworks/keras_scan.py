@@ -32,8 +32,6 @@ OWN_LAYOUTS: Final = {"LSTM": "bridge.LSTMCell", "GRU": "bridge.GRUCell", "RNN":
 CONVOLUTION_GATES: Final = "ifco"
 """Gate order of ConvLSTM's kernels. Source: keras 3.15.1 keras/src/layers/rnn/conv_lstm.py ConvLSTMCell.call."""
 
-Step = "Callable[[Writer, ir.Value, Sequence[ir.Value]], list[ir.Value]]"
-
 
 def write_direction(
     w: Writer,
@@ -61,7 +59,7 @@ def write_direction(
     arrays = convolution_arrays(direction, name) if convolutional else _dense_arrays(direction)
     weights = {key: w.constant(array, f"{name}.{key}") for key, array in arrays.items()}
     make = _convolution_step if convolutional else _dense_step
-    step, state_shape = make(direction, weights, x, name)
+    step, state_shape = make(direction, weights, name)
     if initial is None:
         zeros = w.zeros(w.dim(x, 1), *(w.constant([size]) for size in state_shape), dtype=_numpy_dtype(x).name)
         initial = [zeros] * direction.num_states
@@ -126,7 +124,7 @@ def _dense(direction: Direction) -> Cell:
 
 
 def _dense_step(
-    direction: Direction, weights: dict[str, ir.Value], x: ir.Value, name: str
+    direction: Direction, weights: dict[str, ir.Value], name: str
 ) -> tuple[Callable[..., list[ir.Value]], tuple[int, ...]]:
     cell = _dense(direction)
     recurrent, activation = direction.activations[0], direction.activations[-1]
@@ -193,17 +191,21 @@ def from_convolution(array: np.ndarray) -> np.ndarray:
 
 
 def _convolution_step(
-    direction: Direction, weights: dict[str, ir.Value], x: ir.Value, name: str
+    direction: Direction, weights: dict[str, ir.Value], name: str
 ) -> tuple[Callable[..., list[ir.Value]], tuple[int, ...]]:
     cell = direction.keras_cell
     recurrent, activation = direction.activations
     filters, rank = int(cell.filters), int(cell.rank)
     sizes = [int(size) for size in cell.spatial_dims]
     pads = _pads(sizes, cell.kernel_size, cell.strides, cell.dilation_rate, cell.padding)
-    given = {"strides": list(cell.strides), "dilations": list(cell.dilation_rate), "pads": pads}
+    given: dict[str, Any] = {"strides": list(cell.strides), "dilations": list(cell.dilation_rate), "pads": pads}
     outputs = _output_sizes(sizes, cell.kernel_size, cell.strides, cell.dilation_rate, pads)
     ones = [1] * rank
-    own = {"strides": ones, "dilations": ones, "pads": _pads(outputs, cell.kernel_size, ones, ones, "same")}
+    own: dict[str, Any] = {
+        "strides": ones,
+        "dilations": ones,
+        "pads": _pads(outputs, cell.kernel_size, ones, ones, "same"),
+    }
     units_axis = 1 if cell.data_format == "channels_last" else -1  # Keras' softmax takes the last axis of its own order
     letters = CONVOLUTION_GATES
 

@@ -24,19 +24,19 @@ class Mask:
         self._some: ir.Value | None = None
 
     def valid(self, x: ir.Value) -> ir.Value:
-        """bool [T, N]: whether a step of `x` [T, N, ...] belongs to its sequence."""
+        """Bool [T, N]: whether a step of `x` [T, N, ...] belongs to its sequence."""
         from bridge.graph import sequences
 
         return sequences.valid_steps(self._w, x, self.lengths)
 
     def full(self, x: ir.Value) -> ir.Value:
-        """bool [N]: whether a sequence fills every step of `x` [T, N, ...]."""
+        """Bool [N]: whether a sequence fills every step of `x` [T, N, ...]."""
         w = self._w
         return w.op("Equal", self.lengths, w.squeeze(w.cast(w.dim(x, 0), "int32"), 0))
 
     @property
     def some(self) -> ir.Value:
-        """bool [N]: whether a sequence has any valid step."""
+        """Bool [N]: whether a sequence has any valid step."""
         if self._some is None:
             self._some = self._w.op("Greater", self.lengths, self._w.constant(np.asarray(0, np.int32)))
         return self._some

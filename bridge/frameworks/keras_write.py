@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def write_layer(
         _write_direction(w, layer, at, x, initial, mask, form) for at in range(len(layer.directions))
     ]  # fmt: skip
     outputs = [_output(w, layer, at, run, mask) for at, run in enumerate(runs)]
-    finals = tuple(state for run in runs for state in _final_states(w, run, mask)) if states else ()
+    finals = tuple(state for run in runs for state in _final_states(run, mask)) if states else ()
     return Written(_merge(w, layer, outputs), finals)
 
 
@@ -121,10 +121,12 @@ def _write_direction(
     order = _channels(direction, x.rank)
     value = x.in_order(order)
     if direction.cell is not None and direction.fits_operator:
-        states = {f"initial_{letter}": w.unsqueeze(state, 0) for letter, state in zip("hc", own or (), strict=False)}
-        Y, *finals = w.recurrent(direction.cell, value, lengths=None if mask is None else mask.lengths, name=name,
+        states: dict[str, Any] = {
+            f"initial_{letter}": w.unsqueeze(state, 0) for letter, state in zip("hc", own or (), strict=False)
+        }
+        Y, *states_ = w.recurrent(direction.cell, value, lengths=None if mask is None else mask.lengths, name=name,
                                  form=form, **states)  # fmt: skip
-        kept = tuple(w.squeeze(state, 0) for state in finals if state is not None)
+        kept = tuple(w.squeeze(state, 0) for state in states_ if state is not None)
         return Run(direction, w.squeeze(Y, 1) if layer.sequences else Y, kept, own)
     axes = [0, *(axis - 1 for axis in order[2:])]  # the same move for a state, which has no time axis
     inverse = [axes.index(axis) for axis in range(len(axes))]
@@ -167,7 +169,7 @@ def _write_concatenated(
         return Written((Series(make, 3),), ())
     runs = [Run(direction, Y, tuple(w.take(final, at, 0) for final in finals), _initial_of(layer, at, initial))
             for at, direction in enumerate(layer.directions)]  # fmt: skip
-    return Written((Series(make, 3),), tuple(state for run in runs for state in _final_states(w, run, mask)))
+    return Written((Series(make, 3),), tuple(state for run in runs for state in _final_states(run, mask)))
 
 
 def _bidirectional(
@@ -177,7 +179,7 @@ def _bidirectional(
     if cell is None:
         raise Unsupported("the directions cannot be one node", where=layer.name)
     count = layer.directions[0].num_states
-    states = {} if initial is None else {
+    states: dict[str, Any] = {} if initial is None else {
         f"initial_{'hc'[at]}": w.concat([w.unsqueeze(initial[at], 0), w.unsqueeze(initial[count + at], 0)], 0)
         for at in range(count)
     }  # fmt: skip
@@ -225,7 +227,7 @@ def _leaves_zeros(layer: Layer, mask: Mask | None) -> bool:
     )
 
 
-def _final_states(w: Writer, run: Run, mask: Mask | None) -> tuple[ir.Value, ...]:
+def _final_states(run: Run, mask: Mask | None) -> tuple[ir.Value, ...]:
     # The operator ends a sequence of length 0 in zeros, Keras in the initial state.
     if mask is None or run.initial is None:
         return run.states

@@ -1,0 +1,301 @@
+"""Recurrent weights out of h5 files of any Keras: whole models, legacy ones too, and weights alone.
+
+Only arrays and plain JSON are read: no Keras class is made, no code is run. What old files leave unsaid is decided
+here, in one place, and said in a note:
+
+- A GRU's bias tells reset_after: (3H,) False, (2, 3H) True, (6H,) CuDNNGRU. Without a bias, a configuration that does
+  not name reset_after means False.
+- hard_sigmoid of Keras 1 and 2 is clip(0.2 x + 0.5, 0, 1); Keras 3's is clip(x / 6 + 0.5, 0, 1).
+- Files with weights only record no activations. Keras before 2.3 had recurrent_activation hard_sigmoid, later ones
+  sigmoid; "2.2.4-tf" was written by TensorFlow 1 and 2 alike, which differ, so it is refused.
+
+Source: keras 2.2.0 keras/layers/recurrent.py; keras 2.3.0 release notes (recurrent_activation is sigmoid);
+tf-keras 2.16.0 tf_keras/saving/legacy/hdf5_format.py _convert_rnn_weights; keras 3.15.1 keras/src/legacy/saving.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from bridge.cell import Activation, Cell
+from bridge.errors import BadInput, NotRepresentable, Unsupported
+
+LEAVES: Final = ("kernel", "recurrent_kernel", "bias")
+CELL_GROUPS: Final = re.compile(r"(lstm|gru|simple_rnn)_cell(_\d+)?|cell|vars|layers")
+"""Groups that are no layer of the caller's: the cell inside a layer, and what Keras 3 puts around it."""
+
+LARGEST_EXPANSION: Final = 1000
+"""A dataset may be this many times larger than the file that holds it: weights hardly compress."""
+
+KINDS: Final = MappingProxyType({
+    ("LSTM", 4): "keras.LSTM", ("LSTM", 8): "keras.CuDNNLSTM",
+    ("GRU", 3): "keras.GRU", ("GRU", 6): "keras.CuDNNGRU", ("RNN", 1): "keras.SimpleRNN",
+})  # fmt: skip
+"""Layout by operator and by the bias's size in units."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileCells:
+    """What an h5 file holds: cells by layer name, and what had to be decided to read them."""
+
+    cells: Mapping[str, Cell]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    text: str
+    numbers: tuple[int, ...]
+
+    @property
+    def vocabulary(self) -> str:
+        return "keras" if self.numbers[:1] >= (3,) else "keras2"
+
+    @property
+    def recurrent_activation(self) -> str | None:
+        """The default of LSTM and GRU; None where the version does not tell."""
+        if not self.numbers or self.text == "2.2.4-tf" or (self.text.endswith("-tf") and self.numbers < (2, 2, 4)):
+            return None
+        return "hard_sigmoid" if self.numbers < (2, 3) else "sigmoid"
+
+
+def read_h5(path: str) -> FileCells:
+    """The recurrent cells of an h5 file; a Bidirectional layer is one cell with two directions.
+
+    Raises:
+        BadInput: not an h5 file, links out of it, sizes that cannot be, weights of no known layer.
+        Unsupported: a file that does not tell what its layers compute.
+        MissingExtra: h5py is not installed.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return _read(file, path)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise BadInput(f"not a readable h5 file: {error}", where=path) from error
+
+
+def _read(file: Any, path: str) -> FileCells:
+    version = _version(file)
+    configs = dict(_configurations(file, path))
+    model = next(iter(configs), "")  # the first configuration is the model's own
+    halves: dict[str, dict[str, Cell]] = {}
+    notes: list[str] = []
+    for groups, arrays in _weight_sets(file, path):
+        layer, half = _layer_name([group for group in groups if group != model])
+        where = f"{path}: {layer}"
+        config = next((configs[name] for name in (half, *reversed(groups)) if name in configs), None)
+        cell, said = _cell(arrays, config, version, where)
+        notes += [f"{layer}: {note}" for note in said]
+        side = half if half.startswith(("forward", "backward")) and half != layer else ""
+        sides, key = halves.setdefault(layer, {}), side.partition("_")[0]
+        sides[key if key not in sides else f"{key}{len(sides)}"] = cell
+    cells = {name: cell for layer, found in halves.items() for name, cell in _joined(layer, found).items()}
+    return FileCells(cells, tuple(dict.fromkeys(notes)))
+
+
+def _joined(layer: str, found: Mapping[str, Cell]) -> dict[str, Cell]:
+    if set(found) != {"forward", "backward"}:
+        return {layer if not side else f"{layer}.{side}": cell for side, cell in found.items()}
+    forward, backward = found["forward"], replace(found["backward"], direction="reverse")
+    try:
+        return {layer: Cell.join(replace(forward, direction="forward"), backward)}
+    except NotRepresentable:
+        return {f"{layer}.forward": forward, f"{layer}.backward": backward}
+
+
+# ---------------------------------------------------------------------- what the file says
+
+
+def _version(file: Any) -> _Version:
+    for group in (file, file.get("model_weights", {})):
+        text = _text(getattr(group, "attrs", {}).get("keras_version", ""))
+        if text:
+            return _Version(text, tuple(int(part) for part in re.findall(r"\d+", text.partition("-")[0])[:3]))
+    # Keras 3 writes no version into .weights.h5; no older Keras has these groups.
+    return _Version("3", (3,)) if "layers" in file or "_layer_checkpoint_dependencies" in file else _Version("", ())
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _configurations(file: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every layer configuration of a whole model by layer name, wrapped layers too."""
+    raw = file.attrs.get("model_config")
+    if raw is None:
+        return
+    try:
+        document = json.loads(_text(raw))
+    except ValueError as error:
+        raise BadInput(f"model_config is no JSON: {error}", where=path) from error
+    pending = [document]
+    while pending:
+        node = pending.pop(0)
+        if isinstance(node, dict):
+            config = node.get("config")
+            if isinstance(config, dict) and isinstance(config.get("name"), str) and "class_name" in node:
+                yield config["name"], config
+            pending += node.values()
+        elif isinstance(node, list):
+            pending += node
+
+
+def _weight_sets(file: Any, path: str) -> Iterator[tuple[tuple[str, ...], dict[str, np.ndarray]]]:
+    """The groups above each recurrent layer's weights, and the weights by name."""
+    import h5py
+
+    _refuse_links(file, path)
+    datasets: dict[str, Any] = {}
+    file.visititems(lambda name, item: datasets.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
+    sets: dict[tuple[str, ...], dict[str, Any]] = {}
+    for name, dataset in datasets.items():
+        *groups, leaf = name.split("/")
+        if groups[:1] == ["optimizer_weights"] or "optimizer" in groups[:1]:
+            continue
+        leaf = leaf.partition(":")[0]
+        if groups[-2:] == ["cell", "vars"] and leaf in ("0", "1", "2"):
+            leaf = LEAVES[int(leaf)]
+        if leaf in LEAVES:
+            sets.setdefault(tuple(groups), {})[leaf] = dataset
+    for above, found in sets.items():
+        # A ConvLSTM has these names too, with kernels of more axes: it is no cell.
+        if "recurrent_kernel" in found and found["recurrent_kernel"].ndim == 2 and "kernel" in found:
+            names = tuple(group for group in above if group != "model_weights")
+            yield names, {key: _array(found[key], f"{path}: {'/'.join(above)}/{key}") for key in found}
+
+
+def _refuse_links(group: Any, path: str) -> None:
+    import h5py
+
+    for name in group:
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise BadInput("a link, and weights stand in the file itself", where=f"{path}: {group.name}/{name}")
+        if isinstance(item := group[name], h5py.Group):
+            if item.name.count("/") > 64:
+                raise BadInput("groups nested too deeply", where=path)
+            _refuse_links(item, path)
+
+
+def _array(dataset: Any, where: str) -> np.ndarray:
+    if dataset.dtype.kind != "f" or dataset.is_virtual or dataset.external:
+        raise BadInput("not an array of floats inside this file", where=where, got=str(dataset.dtype))
+    if dataset.nbytes > LARGEST_EXPANSION * max(dataset.file.id.get_filesize(), 1):
+        raise BadInput("larger than the file can hold", where=where, got=list(dataset.shape))
+    return np.asarray(dataset[()])
+
+
+def _layer_name(groups: Sequence[str]) -> tuple[str, str]:
+    """The layer's name and that of the half of a Bidirectional, "" where it is none."""
+    names = [group for group in groups if not CELL_GROUPS.fullmatch(group)]
+    halves = [name for name in names if name.startswith(("forward_", "backward_"))]
+    # Groups repeat: layer/layer/kernel, bidirectional/bidirectional/forward_lstm/lstm_cell/kernel.
+    kept = [name for at, name in enumerate(names) if name not in names[:at] and name not in halves]
+    half = halves[-1] if halves else ""
+    return (".".join(kept) if kept else half or "/".join(groups)), half
+
+
+# ---------------------------------------------------------------------- one layer
+
+
+def _cell(
+    arrays: dict[str, np.ndarray], config: Mapping[str, Any] | None, version: _Version, where: str
+) -> tuple[Cell, list[str]]:
+    from bridge import layout
+
+    units, columns = arrays["recurrent_kernel"].shape
+    op = {4: "LSTM", 3: "GRU", 1: "RNN"}.get(columns // units if units and columns % units == 0 else 0)
+    if op is None:
+        raise BadInput("a recurrent kernel of no Keras layer", where=where, got=[units, columns],
+                       expected="[H, 4H], [H, 3H] or [H, H]")  # fmt: skip
+    row, options, notes = _row(op, arrays, config, where)
+    activations: dict[str, str] = {}
+    if not row.startswith("keras.CuDNN"):
+        activations, said = _activations(op, config, version, where)
+        notes += said
+    cell = layout.read_params(row, arrays, **options)
+    direction = "reverse" if config and config.get("go_backwards") else "forward"
+    if config and config.get("time_major"):
+        notes.append("time_major: its input has time first; the cell does not record that")
+    return replace(_with_activations(cell, activations, version, where), direction=direction), notes  # type: ignore[arg-type]
+
+
+def _row(
+    op: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, where: str
+) -> tuple[str, dict[str, Any], list[str]]:
+    units = arrays["recurrent_kernel"].shape[0]
+    bias = arrays.get("bias")
+    size = {"LSTM": 4, "GRU": 3, "RNN": 1}[op] if bias is None or bias.ndim == 2 else bias.shape[0] / units
+    row = KINDS.get((op, int(size)))
+    if row is None or size != int(size):
+        raise BadInput("a bias of no Keras layer", where=where, got=None if bias is None else list(bias.shape))
+    if row != "keras.GRU":
+        return row, {}, []
+    if bias is not None:
+        return row, {"reset_after": bias.ndim == 2}, []
+    if config is None:
+        raise Unsupported("a GRU without bias, in a file that does not say whether reset_after", where=where,
+                          do='read_params("keras.GRU", {…}, reset_after=…) with the arrays of the file')  # fmt: skip
+    said = [] if "reset_after" in config else ["reset_after is not recorded, so it is False"]
+    return row, {"reset_after": bool(config.get("reset_after", False))}, said
+
+
+def _activations(
+    op: str, config: Mapping[str, Any] | None, version: _Version, where: str
+) -> tuple[dict[str, str], list[str]]:
+    """Keras names by role, from the configuration, else from the version's defaults with a note."""
+    names = ("activation",) if op == "RNN" else ("recurrent_activation", "activation")
+    if config is not None and all(name in config for name in names):
+        return {name: _activation_name(config[name], where) for name in names}, []
+    defaults = {"recurrent_activation": version.recurrent_activation, "activation": "tanh"}
+    found: dict[str, str] = {}
+    for name in names:
+        value = defaults[name]
+        if value is None:
+            raise Unsupported(
+                f"the file does not record {name}, and its Keras version ({version.text or 'not recorded'}) does not "
+                "tell the default", where=where,
+                do='read_params("keras.LSTM", {…}, recurrent_activation=…) with the arrays of the file')  # fmt: skip
+        found[name] = value
+    said = ", ".join(f"{name} {value}" for name, value in found.items())
+    return found, [f"activations and direction are not recorded; the defaults of Keras {version.text}: {said}"]
+
+
+def _activation_name(value: Any, where: str) -> str:
+    if isinstance(value, dict):  # Keras 3 and custom objects: {"class_name": "function", "config": "tanh"}
+        value = value.get("config")
+    if value is None:
+        return "linear"
+    if not isinstance(value, str):
+        raise Unsupported("an activation that is no Keras function", where=where, got=repr(value)[:80])
+    return value
+
+
+def _with_activations(cell: Cell, names: Mapping[str, str], version: _Version, where: str) -> Cell:
+    from bridge import layout
+
+    if not names:
+        return cell
+    table: dict[str, Activation] = {}
+    for role, name in names.items():
+        found = layout.activation(version.vocabulary, name)
+        if not isinstance(found, Activation):
+            raise NotRepresentable(f"the ONNX operator has no activation {name!r}", where=where)
+        table[role] = found
+    recurrent = [table["recurrent_activation"]] if cell.op != "RNN" else []
+    chosen = recurrent + [table["activation"]] * (2 if cell.op == "LSTM" else 1)
+    return replace(
+        cell,
+        activations=tuple(one.name for one in chosen),
+        activation_alpha=tuple(one.alpha for one in chosen if one.alpha is not None) or None,
+        activation_beta=tuple(one.beta for one in chosen if one.beta is not None) or None,
+    )
