@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from bridge.cell import Activation
 from bridge.errors import Refused
 from bridge.frameworks import conversion
 from bridge.layout import layouts, op_of
@@ -113,4 +115,15 @@ def _target(layout: str, cell: Cell) -> Target:
         held = holding(layout, cell)
     except Refused as refusal:
         return Target(layout=layout, holds=False, parameters=None, options={}, reason=refusal.what)
-    return Target(layout=layout, holds=True, parameters=held.parameters, options=held.options, reason="")
+    return Target(layout=layout, holds=True, parameters=held.parameters, options=_plain(held.options), reason="")
+
+
+def _plain(options: Mapping[str, object]) -> dict[str, Any]:
+    """Options in JSON's own types; activations by their text."""
+    plain: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, tuple) and not isinstance(value, Activation):
+            plain[name] = " ".join(map(str, value))
+        else:
+            plain[name] = value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    return plain
