@@ -78,12 +78,12 @@ def evaluate(
         raise BadInput("initial_c belongs to LSTM", where=f"reference {cell.op}")
     x = _checked_input(cell, x)
     time, batch, _ = x.shape
-    valid = _checked_lengths(cell, lengths, time, batch)
+    steps = _checked_lengths(cell, lengths, time, batch)
     initial = [_checked_state(cell, "initial_h", initial_h, batch)]
     if cell.op == "LSTM":
         initial.append(_checked_state(cell, "initial_c", initial_c, batch))
     sides = zip(_sides(cell, spec), *initial, strict=True)
-    outputs, finals = zip(*(_run(side, x, valid, tuple(state), spec) for side, *state in sides), strict=True)
+    outputs, finals = zip(*(_run(side, x, steps, tuple(state), spec) for side, *state in sides), strict=True)
     Y_h, *Y_c = (np.stack(final) for final in zip(*finals, strict=True))
     return np.stack(outputs, axis=1), Y_h, Y_c[0] if Y_c else None
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SEQUENCE_LENS: Final = 4
 """The input of LSTM, GRU and RNN that holds the lengths."""
 
+RECURRENT: Final = frozenset({*(("", op) for op in GATES), ("com.microsoft", "DynamicQuantizeLSTM")})
+"""(domain, operator) of the kernels that abort; what quantize_dynamic makes of an LSTM shares its code."""
+
 MULTIPLIED: Final = frozenset({*GATES, "MatMul", "Gemm", "Conv", "ConvTranspose"})
 """Operators whose constant operands are weights: inf is refused there. Elsewhere it may be a mask, and only NaN is."""
 
@@ -40,7 +43,7 @@ class Guards:
     """What the inputs of one model must satisfy."""
 
     recurrent: tuple[ir.Node, ...]
-    """Every LSTM, GRU and RNN, those of bodies and functions too."""
+    """Every LSTM, GRU and RNN (a quantised LSTM too), those of bodies and functions among them."""
     reaching: frozenset[str]
     """Graph inputs on which a recurrent node hangs: no dimension of 0, no NaN, no inf."""
     lengths: tuple[tuple[str, str | int | None], ...]
@@ -51,12 +54,14 @@ class Guards:
         """Read `model`.
 
         Raises:
-            BadInput: a weight holds NaN or inf.
+            BadInput: a weight holds NaN or inf, or one of a recurrent node a dimension of 0.
         """
         places = list(_places(model))
         for node, _ in places:
             _check_finite(node)
-        recurrent = [place for place in places if place.node.domain == "" and place.node.op_type in GATES]
+        recurrent = [place for place in places if (place.node.domain, place.node.op_type) in RECURRENT]
+        for node, _ in recurrent:
+            _check_not_empty(node)
         inputs = {id(value): str(value.name) for value in model.graph.inputs}
         in_functions = {id(node) for function in model.functions.values() for node in function.all_nodes()}
         if any(id(node) in in_functions for node, _ in recurrent):
@@ -143,6 +148,14 @@ def _lengths_of(node: ir.Node, inputs: dict[int, str]) -> Iterator[tuple[str, st
     X, time_axis = node.inputs[0], 1 if "layout" in node.attributes and node.attributes["layout"].value == 1 else 0
     dim = None if X is None or X.shape is None else X.shape[time_axis]
     yield inputs[id(lengths)], dim if isinstance(dim, int) or dim is None else dim.value
+
+
+def _check_not_empty(node: ir.Node) -> None:
+    for value in node.inputs:
+        if value is not None and value.const_value is not None and 0 in value.const_value.shape:
+            raise BadInput("a dimension of 0 reaches a recurrent node, on which onnxruntime aborts the process",
+                           where=f"initialiser {value.name!r} of {node.op_type} {node.name!r}",
+                           got=list(value.const_value.shape))  # fmt: skip
 
 
 def _check_finite(node: ir.Node) -> None:

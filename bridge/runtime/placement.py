@@ -27,6 +27,9 @@ def cuda_obstacles(node: ir.Node) -> tuple[str, ...]:
 
 
 def _obstacles(node: ir.Node) -> Iterator[str]:
+    if node.op_type not in DEFAULT_ACTIVATIONS:
+        yield f"the CUDA provider has no kernel for {node.op_type}"
+        return
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     yield from _activation_obstacles(node.op_type, attributes)
     if "clip" in attributes:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 
-RECURRENT: Final = frozenset({*GATES, "Scan"})
-"""Operators that device="cuda" holds to the GPU; shape arithmetic around them belongs on the CPU."""
+RECURRENT: Final = frozenset({*GATES, "Scan", "DynamicQuantizeLSTM"})
+"""Operators that device="cuda" holds to the GPU and reports name; shape arithmetic around them belongs on the CPU."""
 
 LARGEST_PROTO: Final = 2**31 - 1
 """Protobuf refuses more in one message."""
@@ -42,7 +42,7 @@ class RunResult:
     outputs: dict[str, np.ndarray]
     """Arrays by output name."""
     providers: dict[str, str]
-    """The execution provider of each recurrent node (LSTM, GRU, RNN, Scan), or of every node where there is none."""
+    """The execution provider of each node that RECURRENT names, or of every node where the model has none of them."""
 
 
 class Session:

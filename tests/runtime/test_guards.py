@@ -9,7 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bridge.errors import BadInput
 from bridge.graph import as_model
-from bridge.runtime import run_model
+from bridge.reference import evaluate
+from bridge.runtime import cuda_obstacles, run_model
 from bridge.runtime.guards import Guards
 from tests.cells import random_cell
 from tests.single_node import node_model
@@ -119,6 +120,41 @@ def test_all_inputs_are_guarded_where_a_function_holds_the_node(gru):
     guards = Guards.of(as_model(model))
     assert guards.reaching == {"x", "k"}
     assert len(guards.recurrent) == 1
+
+
+def quantised(cell) -> onnx.ModelProto:
+    """What onnxruntime.quantization.quantize_dynamic makes of an LSTM, by hand: scales per tensor, zero points 0."""
+    arrays: dict[str, np.ndarray] = {"B": cell.B}
+    for name in ("W", "R"):
+        scale = np.abs(getattr(cell, name)).max(axis=(1, 2)) / 127
+        arrays |= {f"{name}_scale": scale.astype(np.float32), f"{name}_zero": np.zeros(1, np.int8)}
+        arrays[name] = np.round(getattr(cell, name).transpose(0, 2, 1) / scale).astype(np.int8)
+    names = ["x", "W", "R", "B", "", "", "", "", "W_scale", "W_zero", "R_scale", "R_zero"]
+    node = helper.make_node("DynamicQuantizeLSTM", names, ["y"], name="q", domain="com.microsoft", hidden_size=5)
+    model = model_of([node], {"x": ["t", "n", 3]}, ["y"], arrays)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+def test_quantised_lstm_is_guarded_and_never_on_cuda():
+    cell = random_cell("LSTM", 3, 5, np.random.default_rng(0))
+    x = np.random.default_rng(1).standard_normal((4, 2, 3)).astype(np.float32)
+    result = run_model(quantised(cell), {"x": x})
+    np.testing.assert_allclose(result.outputs["y"], evaluate(cell, x)[0], rtol=0, atol=0.05)
+    assert list(result.providers) == ["q"]
+    (node,) = Guards.of(as_model(quantised(cell))).recurrent
+    assert cuda_obstacles(node) == ("the CUDA provider has no kernel for DynamicQuantizeLSTM",)
+    with pytest.raises(BadInput, match="input 'x': a dimension of 0"):
+        run_model(quantised(cell), {"x": x[:, :0]})
+
+
+def test_empty_weights_of_a_recurrent_node_are_refused():
+    weights = {"W": np.zeros((1, 15, 0), np.float32), "R": np.zeros((1, 15, 5), np.float32)}
+    model = model_of(
+        [helper.make_node("GRU", ["x", "W", "R"], ["y"], hidden_size=5)], {"x": [2, 1, "i"]}, ["y"], weights
+    )
+    with pytest.raises(BadInput, match="initialiser 'W' of GRU"):
+        run_model(model, {"x": np.zeros((2, 1, 0), np.float32)})
 
 
 def test_lengths_are_bounded_by_the_time_axis(gru):
