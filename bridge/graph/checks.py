@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bridge.errors import BadInput, Unsupported
 from bridge.graph.tensor_checks import check_tensor
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 DEEPEST: Final = 32
 """Graphs within graphs: protobuf parses 33 levels. silero-vad, the deepest real model at hand, has 4."""
+
+TEXT_OR_MESSAGE: Final = frozenset({9, 11})
+"""FieldDescriptor.TYPE_STRING and TYPE_MESSAGE: the fields that hold text, and those that may hold it deeper down."""
 
 DAMAGED: Final = "the file is damaged or hostile: get it again from its source"
 
@@ -63,6 +66,7 @@ class ModelCheck:
         if not model.HasField("graph") or model.ir_version < 1:
             raise BadInput("this is no ONNX model", where=self.where, expected="a ModelProto with a graph",
                            do="check that the file is complete and really ONNX")  # fmt: skip
+        _check_text(model, self.where)
         domains = [entry.domain for entry in model.opset_import]
         if not domains or len(set(domains)) != len(domains):
             raise BadInput("the operator sets are missing or repeated", where=self.where, got=domains, do=DAMAGED)
@@ -151,6 +155,24 @@ class ModelCheck:
                 called.difference_update(leaves)
         if left:
             raise BadInput("functions that call themselves", where=self.where, got=sorted(left), do=DAMAGED)
+
+
+def _check_text(model: onnx.ModelProto, where: str) -> None:
+    # Protobuf hands a string that is no UTF-8 over as bytes, and names would no longer be names.
+    import onnx
+
+    waiting: list[Any] = [model]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto):  # ListFields would copy the weights
+            fields: list[Any] = [message.name, message.doc_string, message.external_data, message.metadata_props]
+        else:
+            fields = [value for field, value in message.ListFields() if field.type in TEXT_OR_MESSAGE]
+        for value in fields:
+            entries = [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
+            if any(isinstance(entry, bytes) for entry in entries):
+                raise BadInput("a name or a text is not UTF-8", where=where, got=repr(value)[:80], do=DAMAGED)
+            waiting += [entry for entry in entries if not isinstance(entry, str)]
 
 
 def _refuse_repeats(names: Sequence[str], what: str, where: str) -> None:

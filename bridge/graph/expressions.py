@@ -13,8 +13,8 @@ from bridge.graph.infer import infer_outputs
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-SIZE_LIMIT: Final = 10**9
-"""Elements that one step of an expression may make: more is an attack, or a model for another machine."""
+SIZE_LIMIT: Final = 2**28
+"""Elements that one step of an expression may make, 1 GB of float32: more is an attack and not a weight."""
 
 RANDOM: Final = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
                            "Bernoulli", "Dropout"})  # fmt: skip
@@ -55,7 +55,7 @@ def evaluate(value: ir.Value, opset: int) -> np.ndarray:
     """What the constant expression `value` is, by ONNX's reference implementation of the operators in it.
 
     Raises:
-        BadInput: a step that cannot be evaluated or that makes more than 10**9 elements.
+        BadInput: a step that cannot be evaluated or that makes more than 2**28 elements.
     """
     known: dict[ir.Value, np.ndarray] = {}
     for node in _steps(value) or []:
@@ -109,7 +109,8 @@ def _run(node: ir.Node, arrays: list[np.ndarray | None], opset: int) -> list[np.
         _check_size(outputs, where)
         run = ReferenceEvaluator(ir.serde.serialize_node(step), opsets={"": opset})
         feeds = {f"in{at}": array for at, array in enumerate(arrays) if array is not None}
-        return [np.asarray(result) for result in run.run(None, feeds)]
+        with np.errstate(all="ignore"):
+            return [np.asarray(result) for result in run.run(None, feeds)]
     except (UsageError, ArithmeticError, LookupError, ValueError, TypeError, RuntimeError, AttributeError,
             AssertionError, MemoryError) as error:  # fmt: skip
         raise BadInput("a constant expression cannot be evaluated", where=where, got=str(error)[:200]) from error

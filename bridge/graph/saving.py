@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from bridge.errors import BridgeError, UsageError
+from bridge.errors import BadInput, BridgeError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,7 +137,6 @@ def _replacing(targets: list[Path]) -> Iterator[list[BinaryIO]]:
 def _write_external(model: ir.Model, file: BinaryIO, location: str) -> onnx.ModelProto:
     # A clone shares the tensors and nothing else: its initialisers become references, tensor by tensor.
     import onnx_ir as ir
-    from onnx_ir import serde
 
     clone = model.clone()
     offset = 0
@@ -151,18 +150,28 @@ def _write_external(model: ir.Model, file: BinaryIO, location: str) -> onnx.Mode
             doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props),
         )  # fmt: skip
         offset += tensor.nbytes
-    return serde.serialize_model(clone)
+    return _serialized(clone)
 
 
 def _skeleton(model: ir.Model) -> tuple[onnx.ModelProto, list[tuple[str, ir.TensorProtocol]]]:
     """The message without the main graph's initialisers, and these."""
-    from onnx_ir import serde
-
     clone = model.clone()
     stored = [(name, value.const_value) for name, value in clone.graph.initializers.items()]
     for name, _ in stored:
         del clone.graph.initializers[name]
-    return serde.serialize_model(clone), [(name, tensor) for name, tensor in stored if tensor is not None]
+    return _serialized(clone), [(name, tensor) for name, tensor in stored if tensor is not None]
+
+
+def _serialized(model: ir.Model) -> onnx.ModelProto:
+    from onnx_ir import serde
+
+    try:
+        return serde.serialize_model(model)
+    except serde.SerdeError as error:
+        cause = error.__cause__
+        while cause is not None and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise BadInput("the model cannot be written as protobuf", where="to_proto", got=str(cause)[:200]) from error
 
 
 def _write_inline(model: ir.Model, file: BinaryIO) -> None:

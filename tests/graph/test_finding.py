@@ -163,15 +163,33 @@ def test_nodes_in_every_kind_of_body_are_found(rng):
     assert find_cells(w.model()) == cells
 
 
-def test_nodes_in_functions_are_found_by_inlining():
+def function_model(opset=14, doublings=0):
+    """A GRU in a function; `doublings` functions around it that each call the one before twice."""
     inner = helper.make_node("GRU", ["x", "w", "r"], ["y"], name="inner", hidden_size=2)
-    function = helper.make_function("own", "layer", ["x", "w", "r"], ["y"], [inner], [helper.make_opsetid("", 14)])
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("own", 1)]
+    functions = [helper.make_function("own", "f0", ["x", "w", "r"], ["y"], [inner], imports)]
+    for at in range(doublings):
+        calls = [helper.make_node(f"f{at}", ["x", "w", "r"], [name], domain="own") for name in ("y", "z")]
+        functions.append(helper.make_function("own", f"f{at + 1}", ["x", "w", "r"], ["y"], calls, imports))
     proto = node_model()
-    proto.graph.node[0].CopyFrom(helper.make_node("layer", ["X", "W", "R"], ["Y"], domain="own", name="call"))
-    proto.functions.append(function)
+    call = helper.make_node(f"f{doublings}", ["X", "W", "R"], ["Y"], domain="own", name="call")
+    proto.graph.node[0].CopyFrom(call)
+    proto.functions.extend(functions)
     proto.opset_import.append(helper.make_opsetid("own", 1))
-    (cell,) = find_cells(parse(proto)).values()
+    return parse(proto)
+
+
+def test_nodes_in_functions_are_found_by_inlining():
+    (cell,) = find_cells(function_model()).values()
     assert (cell.op, cell.hidden_size) == ("GRU", 2)
+    assert len(find_cells(function_model(doublings=3))) == 8
+
+
+def test_functions_that_cannot_be_inlined_are_refused():
+    with pytest.raises(BadInput, match="cannot be inlined"):
+        find_cells(function_model(opset=11))
+    with pytest.raises(BadInput, match="too many nodes"):
+        find_cells(function_model(doublings=40))
 
 
 # ---------------------------------------------------------------------- weights behind constant expressions

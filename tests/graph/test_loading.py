@@ -196,6 +196,12 @@ def test_nodes_out_of_order_are_put_in_order():
     assert [node.outputs[0].name for node in model.graph][-2:] == ["late", "early"]
 
 
+@pytest.mark.parametrize("name", [b"rnn.W", b"test", b"rnn-bridge", b"hidden_size", b"batch"])
+def test_text_that_is_no_utf8_is_refused(name):
+    with pytest.raises(BadInput, match="not UTF-8"):
+        parse(VALID.replace(name, b"\xff" + name[1:]))
+
+
 def recursive():
     node = helper.make_node("f", ["x"], ["y"], domain="own")
     return helper.make_function("own", "f", ["x"], ["y"], [node], [helper.make_opsetid("own", 1)])
