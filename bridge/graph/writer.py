@@ -21,8 +21,10 @@ import numpy as np
 
 from bridge.errors import UsageError
 from bridge.graph.infer import infer_outputs
+from bridge.graph.naming import Names
 from bridge.graph.recurrent import write_recurrent
 from bridge.graph.subgraphs import write_choice, write_scan
+from bridge.graph.values import as_array, as_attribute, tensor_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -42,31 +44,6 @@ IR_VERSION: Final = 10
 
 SHARED_SIZE: Final = 16
 """Constants of up to this many elements are shared by everyone who asks for the same bits."""
-
-
-class Names:
-    """The names of one model: unique across all its graphs, since a body sees the names around it."""
-
-    def __init__(self) -> None:
-        self._taken: dict[str, int] = {}
-
-    def fresh(self, wanted: str) -> str:
-        """`wanted`, or `wanted_1`, `wanted_2`, … where it is taken."""
-        name, count = wanted, self._taken.get(wanted, 0)
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        if count:
-            self._taken[wanted] = count
-        self._taken[name] = 0
-        return name
-
-    def release(self, name: str) -> None:
-        """Let another take `name`."""
-        self._taken.pop(name, None)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._taken
 
 
 class Writer:
@@ -115,7 +92,7 @@ class Writer:
 
         if name in self._values:
             raise UsageError(f"the name {name!r} is taken", where="Writer.input")
-        value = ir.Value(name=self._values.fresh(name), type=_type(dtype), shape=ir.Shape(shape))
+        value = ir.Value(name=self._values.fresh(name), type=tensor_type(dtype), shape=ir.Shape(shape))
         self.graph.inputs.append(value)
         return value
 
@@ -133,7 +110,7 @@ class Writer:
             self._release(name)
             value.name = self._values.fresh(name)
         self._outputs.add(name)
-        if dtype is not None and value.dtype not in (None, _type(dtype).dtype):
+        if dtype is not None and value.dtype not in (None, tensor_type(dtype).dtype):
             raise UsageError(f"output {name!r} has another dtype", where="Writer.output", got=value.dtype,
                              expected=dtype)  # fmt: skip
         self.typed(value, value.shape if shape is None else shape, dtype)
@@ -173,7 +150,7 @@ class Writer:
         """
         import onnx_ir as ir
 
-        values = _as_array(array, dtype or self.dtype if not isinstance(array, np.ndarray) else dtype)
+        values = as_array(array, dtype or self.dtype if not isinstance(array, np.ndarray) else dtype)
         if self is not self._root:
             return self._root.constant(values, name)
         small = name is None and values.size <= SHARED_SIZE
@@ -247,7 +224,7 @@ class Writer:
         else:
             labels = list(outputs)
         values = [ir.Value(name=self._values.fresh(label)) for label in labels]
-        given = {key: _attribute(value) for key, value in attributes.items() if value is not None}
+        given = {key: as_attribute(value) for key, value in attributes.items() if value is not None}
         node = ir.Node(domain, op_type, kept, convert_attributes(given), outputs=values, name=node_name,
                        metadata_props=dict(metadata) if metadata else None)  # fmt: skip
         self.graph.append(node)
@@ -267,7 +244,7 @@ class Writer:
         import onnx_ir as ir
 
         if dtype is not None:
-            value.type = _type(dtype)
+            value.type = tensor_type(dtype)
         if shape is not None:
             value.shape = ir.Shape(tuple(shape))
         return value
@@ -320,7 +297,7 @@ class Writer:
 
     def cast(self, x: ir.Value, dtype: str) -> ir.Value:
         """`x` as `dtype`; `x` itself where it has that dtype."""
-        wanted = _type(dtype).dtype
+        wanted = tensor_type(dtype).dtype
         return x if x.dtype == wanted else self.op("Cast", x, to=int(wanted))
 
     def transpose(self, x: ir.Value, perm: Sequence[int]) -> ir.Value:
@@ -364,26 +341,3 @@ class Writer:
 
         zero = ir.Tensor(np.zeros(1, dtype or self.dtype))
         return self.op("ConstantOfShape", self.concat(dims, 0), value=zero)
-
-
-def _type(dtype: str) -> ir.TensorType:
-    import onnx_ir as ir
-
-    return ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
-
-
-def _attribute(value: Any) -> Any:
-    import onnx_ir as ir
-
-    if isinstance(value, np.ndarray):
-        return ir.Tensor(value)
-    return int(value) if isinstance(value, bool | np.integer) else value
-
-
-def _as_array(value: object, dtype: str | None) -> np.ndarray:
-    array = np.asarray(value)
-    if isinstance(value, np.ndarray | np.generic):
-        return array if dtype is None else array.astype(dtype, copy=False)
-    if array.dtype == np.float64:
-        return array.astype(dtype or np.float32)
-    return array
