@@ -142,6 +142,6 @@ def log_softmax(node: Node, input: Array, *, axis: int = -1) -> Array:
 
 def _flattened(node: Node, data: Array, axis: int, function: Callable[..., Array]) -> Array:
     sizes = tuple(int(size) for size in data.shape)
-    at = axis % max(data.ndim, 1)
+    at = axis % max(len(data.shape), 1)
     flat = node.xp.reshape(data, (int(np.prod(sizes[:at])), int(np.prod(sizes[at:]))))
     return node.xp.reshape(function(node, flat, axis=-1), sizes)

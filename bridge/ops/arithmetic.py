@@ -199,7 +199,7 @@ def where(node: Node, condition: Array, X: Array, Y: Array) -> Array:
 @handles("CumSum", versions={11, 14}, static=["axis"])
 def cum_sum(node: Node, x: Array, axis: np.ndarray, *, exclusive: int = 0, reverse: int = 0) -> Array:
     """Running sums along `axis`; `exclusive` leaves the element itself out."""
-    at = int(axis.item()) % x.ndim
+    at = int(axis.item()) % len(x.shape)
     x = node.xp.flip(x, axis=at) if reverse else x
     sums = node.xp.cumulative_sum(x, axis=at)
     sums = node.backend.astype(sums, node.backend.dtype(x))

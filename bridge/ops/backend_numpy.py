@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bridge.ops.backend import Array, Pads, Shape
+from bridge.ops.loop import python_scan
 
 Values = tuple[Array, ...]
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -88,17 +89,8 @@ class NumpyBackend:
         self, body: Callable[[Values, Values], tuple[Values, Values]], carry: Values, xs: Values, reverse: bool = False
     ) -> tuple[Values, Values]:
         """A Python loop."""
-        rows = []
-        for at in _order(len(xs[0]), reverse):
-            carry, row = body(carry, tuple(x[at] for x in xs))
-            rows.append(row)
-        rows = rows[::-1] if reverse else rows
-        return carry, tuple(np.stack([np.asarray(value) for value in column]) for column in zip(*rows, strict=True))
+        return python_scan(body, carry, xs, reverse, np.stack)
 
     def cond(self, predicate: Array, then: Callable[[], Values], otherwise: Callable[[], Values]) -> Values:
         """The branch that is taken, and only that."""
         return then() if bool(np.asarray(predicate).reshape(())) else otherwise()
-
-
-def _order(steps: int, reverse: bool) -> range:
-    return range(steps - 1, -1, -1) if reverse else range(steps)

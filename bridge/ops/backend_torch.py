@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from bridge.errors import Unsupported
 from bridge.ops.backend import Array, Pads, Shape
+from bridge.ops.loop import python_scan
 
 Values = tuple[Array, ...]
 
@@ -30,26 +32,32 @@ class TorchBackend:
         return xp
 
     def asarray(self, value: Any, like: Array | None = None) -> Array:
-        """`value` as a tensor on the device of `like`."""
+        """`value` as a tensor on the device of `like`.
+
+        Raises:
+            Unsupported: unsigned integers of 16 bits and more, for which torch has hardly an operator.
+        """
         import torch
 
+        _check_dtype(self.dtype(value) if isinstance(value, torch.Tensor) else value.dtype)
         device = None if like is None else like.device
         if isinstance(value, np.ndarray | np.generic):
             return torch.from_numpy(np.array(value)).to(device)
         return value if device is None else value.to(device)
 
     def concrete(self, value: Array) -> np.ndarray | None:
-        """Eager tensors are known."""
-        return np.asarray(value.detach().cpu().numpy())
+        """Eager tensors are known, those on the meta device are not."""
+        return None if value.device.type == "meta" else np.asarray(value.detach().cpu().numpy())
 
     def dtype(self, value: Array) -> np.dtype[Any]:
         """The dtype of `value`."""
         return np.dtype(str(value.dtype).removeprefix("torch."))
 
     def astype(self, value: Array, dtype: np.dtype[Any]) -> Array:
-        """`value` in another dtype."""
+        """`value` in another dtype; raises Unsupported as `asarray` does."""
         import torch
 
+        _check_dtype(np.dtype(dtype))
         return value.to(getattr(torch, np.dtype(dtype).name))
 
     def matmul(self, a: Array, b: Array) -> Array:
@@ -84,13 +92,14 @@ class TorchBackend:
         """A Python loop."""
         import torch
 
-        steps, rows = len(xs[0]), []
-        for at in range(steps - 1, -1, -1) if reverse else range(steps):
-            carry, row = body(carry, tuple(x[at] for x in xs))
-            rows.append(row)
-        rows = rows[::-1] if reverse else rows
-        return carry, tuple(torch.stack(column) for column in zip(*rows, strict=True))
+        return python_scan(body, carry, xs, reverse, torch.stack)
 
     def cond(self, predicate: Array, then: Callable[[], Values], otherwise: Callable[[], Values]) -> Values:
         """The branch that is taken, and only that."""
         return then() if bool(predicate.reshape(())) else otherwise()
+
+
+def _check_dtype(dtype: np.dtype[Any]) -> None:
+    if dtype.kind == "u" and dtype.itemsize > 1:
+        raise Unsupported("torch computes next to nothing in this dtype", where="torch", got=dtype,
+                          do="cast to int64 in the model")  # fmt: skip

@@ -85,7 +85,7 @@ def arg_min(node: Node, data: Array, *, axis: int = 0, keepdims: int = 1, select
 
 
 def _extreme(node: Node, name: str, data: Array, axis: int, keepdims: int, last: int) -> Array:
-    axis = axis % data.ndim
+    axis = axis % len(data.shape)
     if last:
         data = node.xp.flip(data, axis=axis)
     indices = node.backend.astype(getattr(node.xp, name)(data, axis=axis, keepdims=bool(keepdims)), INT64)

@@ -24,7 +24,7 @@ def conv(
     strides: Sequence[int] | None = None,
 ) -> Array:
     """X [N, C, ...] with W [M, C/group, ...]: the correlation, as ONNX defines convolution."""
-    rank = X.ndim - 2
+    rank = len(X.shape) - 2
     kernel = [int(size) for size in W.shape[2:]]
     if rank not in (1, 2, 3):
         node.refuse("has no kernel for this number of spatial axes", got=rank)

@@ -13,7 +13,7 @@ from bridge.ops.registry import handles
 @handles("Gather", versions={1, 11, 13})
 def gather(node: Node, data: Array, indices: Array, *, axis: int = 0) -> Array:
     """Slices of `data` along `axis`, one for each index."""
-    axis = axis % data.ndim
+    axis = axis % len(data.shape)
     sizes, shape = tuple(int(size) for size in data.shape), tuple(int(size) for size in indices.shape)
     flat = node.xp.reshape(_positive(node, indices, sizes[axis]), (-1,))
     return node.xp.reshape(node.xp.take(data, flat, axis=axis), (*sizes[:axis], *shape, *sizes[axis + 1 :]))
@@ -22,7 +22,7 @@ def gather(node: Node, data: Array, indices: Array, *, axis: int = 0) -> Array:
 @handles("GatherElements", versions={11, 13})
 def gather_elements(node: Node, data: Array, indices: Array, *, axis: int = 0) -> Array:
     """out[i][j] = data[indices[i][j]][j] for axis 0, and likewise for others; the other axes may be shorter."""
-    axis = axis % data.ndim
+    axis = axis % len(data.shape)
     size = int(data.shape[axis])
     cut = tuple(slice(None) if at == axis else slice(0, int(n)) for at, n in enumerate(indices.shape))
     return node.xp.take_along_axis(data[cut], _positive(node, indices, size), axis=axis)
@@ -64,7 +64,7 @@ def reverse_sequence(
     """The first `sequence_lens[n]` steps of each sequence in reverse, the others where they were."""
     if (time_axis, batch_axis) not in ((0, 1), (1, 0)):
         node.reject("time and batch are the first two axes", got=(time_axis, batch_axis), expected="(0, 1) or (1, 0)")
-    data = input if time_axis == 0 else node.xp.permute_dims(input, (1, 0, *range(2, input.ndim)))
+    data = input if time_axis == 0 else node.xp.permute_dims(input, (1, 0, *range(2, len(input.shape))))
     steps, batch = int(data.shape[0]), int(data.shape[1])
     time = node.backend.asarray(np.arange(steps, dtype=np.int64).reshape(-1, 1), like=input)
     lengths = node.xp.reshape(node.backend.astype(sequence_lens, node.backend.dtype(time)), (1, batch))
@@ -74,7 +74,7 @@ def reverse_sequence(
     flat = node.xp.reshape(data, (steps * batch, *rest))
     picked = node.xp.take(flat, node.xp.reshape(source * batch + columns, (-1,)), axis=0)
     result = node.xp.reshape(picked, (steps, batch, *rest))
-    return result if time_axis == 0 else node.xp.permute_dims(result, (1, 0, *range(2, input.ndim)))
+    return result if time_axis == 0 else node.xp.permute_dims(result, (1, 0, *range(2, len(input.shape))))
 
 
 def _positive(node: Node, indices: Array, size: int) -> Array:

@@ -36,7 +36,7 @@ def layer_handler(node: ir.Node, layer: Callable[..., Any]) -> tuple[Handler, Se
         if not batch_major:
             return _as_tuple(layer(X, **given))
         permute = node.xp.permute_dims
-        states = {name: value if value.ndim == 1 else permute(value, (1, 0, 2)) for name, value in given.items()}
+        states = {name: value if len(value.shape) == 1 else permute(value, (1, 0, 2)) for name, value in given.items()}
         Y, *finals = layer(permute(X, (1, 0, 2)), **states)
         return permute(Y, (2, 0, 1, 3)), *(permute(final, (1, 0, 2)) for final in finals)
 

@@ -17,7 +17,7 @@ def pad_by_attribute(
 ) -> Array:
     """Every axis lengthened at both ends."""
     fill = np.asarray(value, node.backend.dtype(data))
-    return _padded(node, data, pads, range(data.ndim), mode, fill)
+    return _padded(node, data, pads, range(len(data.shape)), mode, fill)
 
 
 @handles("Pad", versions={11, 13, 18, 19, 21, 23, 24, 25}, static=["pads", "constant_value", "axes"])
@@ -33,7 +33,7 @@ def pad(
     """The named axes lengthened at both ends; a negative number cuts."""
     dtype = node.backend.dtype(data)
     fill = np.zeros((), dtype) if constant_value is None else constant_value.reshape(()).astype(dtype)
-    named = range(data.ndim) if axes is None else [int(at) % data.ndim for at in axes]
+    named = range(len(data.shape)) if axes is None else [int(at) % len(data.shape) for at in axes]
     return _padded(node, data, pads.tolist(), named, mode, fill)
 
 

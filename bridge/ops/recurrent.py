@@ -335,4 +335,4 @@ def _widened(backend: Backend, value: Array | None) -> Array | None:
 
 def _swapped(backend: Backend, value: Array | None) -> Array | None:
     """Axes 0 and 1 exchanged: batch-major to time-major, or states [N, D, H] to [D, N, H]."""
-    return None if value is None else backend.xp.permute_dims(value, (1, 0, *range(2, value.ndim)))
+    return None if value is None else backend.xp.permute_dims(value, (1, 0, *range(2, len(value.shape))))

@@ -94,7 +94,7 @@ def _log(node: Node, data: Array) -> Array:
 
 def _axes(data: Array, axes: Sequence[int] | np.ndarray | None) -> tuple[int, ...]:
     named = axes is not None and len(axes) > 0
-    return tuple(int(at) % data.ndim for at in axes or ()) if named else tuple(range(data.ndim))
+    return tuple(int(at) % len(data.shape) for at in axes or ()) if named else tuple(range(len(data.shape)))
 
 
 def _pair(op: str, reduce: Reduce, by_attribute: set[int], by_input: set[int]) -> tuple[Callable[..., Any], ...]:

@@ -26,7 +26,7 @@ def identity(node: Node, input: Array) -> Array:
 @handles("Transpose", versions={1, 13} | LAYOUT_VERSIONS)
 def transpose(node: Node, data: Array, *, perm: Sequence[int] | None = None) -> Array:
     """Axes permuted, or reversed where `perm` is not given."""
-    return node.xp.permute_dims(data, tuple(perm) if perm is not None else tuple(reversed(range(data.ndim))))
+    return node.xp.permute_dims(data, tuple(perm) if perm is not None else tuple(reversed(range(len(data.shape)))))
 
 
 @handles("Reshape", versions={5, 13, 14, 19} | LAYOUT_VERSIONS, static=["shape"])
@@ -46,7 +46,7 @@ def reshape(node: Node, data: Array, shape: np.ndarray, *, allowzero: int = 0) -
 @handles("Flatten", versions={1, 9, 11, 13} | LAYOUT_VERSIONS)
 def flatten(node: Node, input: Array, *, axis: int = 1) -> Array:
     """Two axes: the product of the sizes before `axis`, and of those from it on."""
-    axis = axis + input.ndim if axis < 0 else axis
+    axis = axis + len(input.shape) if axis < 0 else axis
     sizes = tuple(int(size) for size in input.shape)
     return node.xp.reshape(input, (int(np.prod(sizes[:axis])), int(np.prod(sizes[axis:]))))
 
@@ -65,7 +65,7 @@ def squeeze(node: Node, data: Array, axes: np.ndarray | None = None) -> Array:
 
 def _squeezed(node: Node, data: Array, axes: Sequence[int] | None) -> Array:
     sizes = [int(size) for size in data.shape]
-    named = [at for at, size in enumerate(sizes) if size == 1] if axes is None else [a % data.ndim for a in axes]
+    named = [at for at, size in enumerate(sizes) if size == 1] if axes is None else [a % len(data.shape) for a in axes]
     if any(sizes[at] != 1 for at in named):
         node.reject("squeezes an axis that is not of size 1", got=sizes, expected=f"1 at axes {named}")
     return node.xp.reshape(data, tuple(size for at, size in enumerate(sizes) if at not in named))
@@ -84,7 +84,7 @@ def unsqueeze(node: Node, data: Array, axes: np.ndarray) -> Array:
 
 
 def _unsqueezed(node: Node, data: Array, axes: Sequence[int]) -> Array:
-    rank = data.ndim + len(axes)
+    rank = len(data.shape) + len(axes)
     places = {axis + rank if axis < 0 else axis for axis in axes}
     if len(places) != len(axes) or not places <= set(range(rank)):
         node.reject("axes out of range or named twice", got=list(axes), expected=f"distinct, below {rank}")
@@ -138,7 +138,7 @@ def _equal_sizes(node: Node, data: Array, axis: int, count: int) -> list[int]:
 
 
 def _parts(data: Array, axis: int, sizes: Sequence[int] | np.ndarray) -> tuple[Array, ...]:
-    axis = axis % data.ndim
+    axis = axis % len(data.shape)
     ends = np.cumsum(np.asarray(sizes, np.int64)).tolist()
     starts = [0, *ends[:-1]]
     before = (slice(None),) * axis
@@ -170,9 +170,9 @@ def _sliced(node: Node, data: Array, starts: Any, ends: Any, axes: Any, steps: A
     count = len(starts)
     axes = range(count) if axes is None else axes
     steps = [1] * count if steps is None else steps
-    cuts: list[slice] = [slice(None)] * data.ndim
+    cuts: list[slice] = [slice(None)] * len(data.shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        axis, size, step = int(axis) % data.ndim, int(data.shape[int(axis)]), int(step)
+        axis, size, step = int(axis) % len(data.shape), int(data.shape[int(axis)]), int(step)
         cut = _bounds(int(start), int(end), size, step)
         if step > 0:
             cuts[axis] = slice(cut.start, cut.stop, step)
