@@ -25,7 +25,7 @@ CONDITION = 8.0
 """Times the change that one unit of rounding in every operand makes: sums of up to 17 terms, worst seen 4 (1.31.1)."""
 CONCLUSIVE = 1e-3
 """Of the largest value: a wider bound (activations without an upper limit, grown over time) would prove nothing."""
-SEEDS = range(12)
+SEEDS = range(8)
 
 FACTORS: dict[str, tuple[Any, ...]] = {
     "direction": ("forward", "reverse", "bidirectional"),
@@ -174,7 +174,7 @@ def test_grid_notices(wrong, op):
         errors = case.errors(referee(op, inputs, attributes))
         applicable += 1
         caught += any(errors[name] > case.bound[name] for name in case.conclusive())
-    assert applicable >= 20
+    assert applicable >= 10
     # One step hides a direction, a constant activation hides everything before it.
     assert caught >= applicable / 5, f"{caught} of {applicable}"
 
