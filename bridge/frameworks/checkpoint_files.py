@@ -174,7 +174,7 @@ def _dtype(name: str) -> str:
 def _npz_entries(file: Path) -> dict[str, Entry]:
     try:
         with zipfile.ZipFile(file) as archive:
-            members = [info for info in archive.infolist() if not info.is_dir()]
+            members = [info for info in archive.infolist() if not info.filename.endswith("/")]
             _check_unpacked_size(file, members)
             return {info.filename.removesuffix(".npy"): _npz_entry(file, archive, info) for info in members}
     except (

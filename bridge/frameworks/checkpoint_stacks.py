@@ -68,8 +68,12 @@ def find_stacks(entries: Mapping[str, Entry]) -> dict[str, Found]:
                               where=name, do="load them into the torch module and export that")  # fmt: skip
     found = {stack.prefix: stack for stack in _torch_stacks(entries)}
     for stack in _single_layers(entries):
-        found.setdefault(stack.prefix, stack)
-    return found
+        if stack.prefix in found:
+            raise BadInput("two spellings of recurrent weights under one prefix", where=stack.prefix or "checkpoint",
+                           got=", ".join(stack.layers[0][0].values()))  # fmt: skip
+        found[stack.prefix] = stack
+    place = {name: at for at, name in enumerate(entries)}
+    return dict(sorted(found.items(), key=lambda one: min(place[name] for name in one[1].layers[0][0].values())))
 
 
 def _torch_stacks(entries: Mapping[str, Entry]) -> Iterator[Found]:
@@ -113,17 +117,27 @@ def _is_recurrent(slot: Slot, shape: tuple[int, ...]) -> bool:
 
 
 def _single_layers(entries: Mapping[str, Entry]) -> Iterator[Found]:
-    """Groups of arrays under one prefix that are exactly the parameters of a layout."""
+    """Groups of arrays under one prefix that are exactly the parameters of a layout.
+
+    Where two readings share an array the shorter prefix wins: `dense_i.kernel` is no `i.kernel` of a `dense`.
+    """
+    used: set[str] = set()
     groups = _groups(entries)
-    for prefix, names in groups.items():
-        for layout in LAYOUTS:
-            fitting = [variant for variant in catalogue().layouts[layout].variants if _fits(variant, names, entries)]
-            if fitting:
-                known = {slot.key for slot in fitting[0].slots}
-                own = {key: name for key, name in names.items() if key in known}
-                told = frozenset(fitting[0].when) if len(fitting) == 1 else frozenset()
-                yield Found(prefix=prefix, layout=layout, layers=((own,),), is_cell=True, told=told)
-                break
+    for prefix in sorted(groups, key=len):
+        names = groups[prefix]
+        found = None if used & set(names.values()) else _layer_of(prefix, names, entries)
+        if found is not None:
+            used.update(names.values())
+            yield found
+
+
+def _layer_of(prefix: str, names: Mapping[str, str], entries: Mapping[str, Entry]) -> Found | None:
+    for layout in LAYOUTS:
+        fitting = [variant for variant in catalogue().layouts[layout].variants if _fits(variant, names, entries)]
+        if fitting:
+            told = frozenset(fitting[0].when) if len(fitting) == 1 else frozenset()
+            return Found(prefix=prefix, layout=layout, layers=((names,),), is_cell=True, told=told)
+    return None
 
 
 def _groups(entries: Mapping[str, Entry]) -> dict[str, dict[str, str]]:

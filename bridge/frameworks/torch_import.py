@@ -103,7 +103,8 @@ def _restored(proto: bytes, state: dict[str, Tensor], frozen: list[str], trainin
     module.load_state_dict(state, assign=True)
     for name in frozen:
         module.get_parameter(name).requires_grad_(False)
-    return module.train(training)
+    module.train(training)
+    return module
 
 
 def _layers(owner: nn.Module, model: ir.Model) -> dict[str, Callable[..., Any]]:

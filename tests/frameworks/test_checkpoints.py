@@ -249,6 +249,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, np.ndarray]], Any], type[Exception],
     "weight norm": (lambda a: a | {"weight_hh_l0_g": np.ones((20, 1), np.float32)}, Unsupported, "weight norm"),
     "other half norm": (lambda a: a | {"rnn.parametrizations.weight_hh_l0.original0": np.ones(2)}, Unsupported, "norm"),
     "layers do not fit": (lambda a: a | {n.replace("_l0", "_l1"): v for n, v in a.items()}, BadInput, "l1"),
+    "two spellings": (lambda a: a | {n.removesuffix("_l0"): v for n, v in a.items()}, BadInput, "two spellings"),
     "nothing recurrent": (lambda a: {"weight": np.ones(3)}, BadInput, "no recurrent"),
 }  # fmt: skip
 
