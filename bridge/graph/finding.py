@@ -61,27 +61,26 @@ def recurrent_nodes(model: ir.Model) -> Iterator[Found]:
     """Every recurrent node: those of the bodies of If, Loop and Scan too, and of functions (which are inlined).
 
     The nodes belong to `fold(model)`, which is `model` itself where all weights are initialisers: fold it yourself
-    first to keep working with them.
+    first to keep working with them. One cell that bridge wrote several times under one path (a Scan per direction, or a
+    node and a Scan in the branches of an If) is found once.
     """
     model = fold(model)
     taken: dict[str, int] = {}
-    written: set[str] = set()
+    layers: dict[str, list[tuple[bool, Cell]]] = {}
     for node in model.graph.all_nodes():
         described = node.metadata_props.get(CELL) if node.op_type == "Scan" else None
         if described is None and (node.domain != "" or node.op_type not in GATES):
             continue
-        wanted = node.metadata_props.get(PATH) or node.name or f"{node.op_type}_{len(taken)}"
-        if described is not None:
-            if wanted in written:  # the other direction of the same cell
-                continue
-            written.add(wanted)
-        name = _unique(wanted, taken)
+        path = node.metadata_props.get(PATH) or node.name or f"{node.op_type}_{len(taken)}"
         try:
-            cell = _cell_of_node(node, model, name) if described is None else _cell_of_scan(described, model, name)
+            cell = _cell_of_node(node, model, path) if described is None else _cell_of_scan(described, model, path)
         except BridgeError as error:
-            yield Found(name, node, None, error)
-        else:
-            yield Found(name, node, cell, None)
+            yield Found(_unique(path, taken), node, None, error)
+            continue
+        known = layers.setdefault(path, [])
+        if not any((scan or described is not None) and cell == other for scan, other in known):
+            yield Found(_unique(path, taken), node, cell, None)
+        known.append((described is not None, cell))
 
 
 def _unique(wanted: str, taken: dict[str, int]) -> str:

