@@ -25,7 +25,10 @@ def activation_of(function: Callable[..., Any], where: str) -> Activation:
     """
     from bridge.layout import activation
 
-    base, keywords = (function.func, dict(function.keywords)) if _is_partial(function) else (function, {})
+    base: object = function
+    keywords: dict[str, Any] = {}
+    if isinstance(function, functools.partial) and not function.args:
+        base, keywords = function.func, dict(function.keywords)
     name = function_name(base)
     meaning = None if name is None else activation("flax", name)
     if keywords and isinstance(meaning, Activation) and set(keywords) == {KEYWORDS.get(str(name))}:
@@ -72,7 +75,3 @@ def function_name(function: object) -> str | None:
         if getattr(jax.lax, alias) is function:
             return name
     return None
-
-
-def _is_partial(function: object) -> bool:
-    return isinstance(function, functools.partial) and not function.args

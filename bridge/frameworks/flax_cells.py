@@ -44,8 +44,8 @@ def read_cell(
     found = read_params(layout, arrays, **layout_options(layout, cell, where))
     if initial is None:
         return found
-    states = dict(zip(("initial_h", "initial_c"), initial, strict=False))
-    return replace(found, **{name: value.astype(found.dtype)[None] for name, value in states.items()})
+    h, *c = (value.astype(found.dtype)[None] for value in initial)
+    return replace(found, initial_h=h, initial_c=c[0] if c else None)
 
 
 def computed(params: Mapping[str, Any], dtype: Any, where: str) -> dict[str, np.ndarray]:
@@ -59,7 +59,8 @@ def computed(params: Mapping[str, Any], dtype: Any, where: str) -> dict[str, np.
     for name, array in arrays.items():
         if "bfloat16" in (array.dtype.name, wanted.name):
             raise Unsupported(f"{name}: bfloat16, which no kernel of onnxruntime computes", where=where,
-                              expected="float16, float32 or float64", do="convert the parameters to float32")  # fmt: skip
+                              expected="float16, float32 or float64",
+                              do="convert the parameters to float32")  # fmt: skip
         if array.dtype != wanted and not np.can_cast(array.dtype, wanted, "safe"):
             raise Unsupported(f"{name} is {array.dtype} and the cell computes in {wanted}, which rounds it",
                               where=where, do=f"store the parameters as {wanted} first, or drop dtype=")  # fmt: skip

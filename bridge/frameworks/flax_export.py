@@ -89,8 +89,7 @@ def _leading(layer: Layer) -> list[str]:
 
 
 def _output_shape(layer: Layer) -> tuple[int | str, ...]:
-    *space, width = layer.directions[0].state_shape
-    return (*space, width if not layer.is_bidirectional else width + layer.directions[1].state_shape[-1])
+    return (*layer.directions[0].state_shape[:-1], sum(each.width for each in layer.directions))
 
 
 def _swap(rank: int) -> list[int]:

@@ -91,7 +91,7 @@ def fit_with_carry(cell: Cell, api: Api, own_cells: bool) -> NativeCell:
 
 
 def carry_params(cell: Cell) -> dict[str, np.ndarray]:
-    """The constant initial states of one direction as a learned carry: [H], or [N, H] for a batch of N; {} for zeros."""
+    """The constant initial states of one direction as a learned carry, [H] or [N, H]; nothing for zeros."""
     given = {name: getattr(cell, name) for name in ("initial_h", "initial_c")[: 2 if cell.op == "LSTM" else 1]}
     if not any(state is not None and np.any(state) for state in given.values()):
         return {}
@@ -116,10 +116,14 @@ def refit(
     if carry and not has_carry:
         raise NotRepresentable(f"the cell has a constant {' and '.join(carry)} and this one learns no carry",
                                where=where, do="create it with learned_carry=True")  # fmt: skip
-    plain = replace(cell, direction="forward", **({"initial_h": None, "initial_c": None} if carry else {}))
+    plain = replace(cell, direction="forward")
+    if carry:
+        plain = replace(plain, initial_h=None, initial_c=None)
     params: dict[str, np.ndarray] = dict(fit(layout, plain, **options).params)
     if has_carry:
-        zeros = {name: np.zeros_like(np.asarray(current[name])) for name in ("initial_h", "initial_c") if name in current}
+        zeros = {
+            name: np.zeros_like(np.asarray(current[name])) for name in ("initial_h", "initial_c") if name in current
+        }
         params |= zeros | carry
     if set(params) != set(current):
         raise NotRepresentable("this cell has other parameters", where=where, got=", ".join(sorted(current)),

@@ -52,8 +52,8 @@ class Graph:
         scan_layer: Callable[[str, Any, Mapping[str, np.ndarray], ir.Node], tuple[Any, Callable[..., Any]] | None],
     ) -> None:
         from bridge.graph import fold
-        from bridge.ops.program import Program
         from bridge.ops.backend_jax import JaxBackend
+        from bridge.ops.program import Program
 
         model = fold(model, static)
         remaining = {name: value for name, value in (static or {}).items()
@@ -69,6 +69,13 @@ class Graph:
             if name not in quiet
         }
         self.tree: Mapping[str, Any] = tree.root
+
+    def leaf(self, path: Path) -> Any:
+        """What the model itself has at `path`: the cell or array that the module's one was made of."""
+        found: Any = self.tree
+        for name in path:
+            found = found[name]
+        return found
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -189,8 +196,8 @@ def _run_recurrent(
     ways = ("forward", "reverse") if direction == "bidirectional" else (direction,)
     runs = []
     for at, (native, params, way) in enumerate(zip(natives, held, ways, strict=True)):
-        states = [None if state is None else state[at : at + 1] for state in (initial_h, initial_c)]
-        runs.append(one_direction(native.layout, params, native.options, X, sequence_lens, *states, direction=way))
+        h, c = (None if state is None else state[at : at + 1] for state in (initial_h, initial_c))
+        runs.append(one_direction(native.layout, params, native.options, X, sequence_lens, h, c, way))
     return tuple(jnp.concatenate(parts, 1 if at == 0 else 0) for at, parts in enumerate(zip(*runs, strict=True)))
 
 

@@ -33,6 +33,11 @@ class Direction:
         return (self.body.input_size,) if isinstance(self.body, Cell) else self.body.input_shape
 
     @property
+    def width(self) -> int:
+        """Units or filters of a state: the last of its axes."""
+        return self.body.hidden_size if isinstance(self.body, Cell) else self.body.filters
+
+    @property
     def state_shape(self) -> tuple[int | str, ...]:
         """The axes of a state behind the batch."""
         return (self.body.hidden_size,) if isinstance(self.body, Cell) else self.body.state_shape

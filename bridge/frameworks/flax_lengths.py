@@ -30,13 +30,13 @@ class Lengths:
         return self._clamped
 
     def gather_last(self, y: ir.Value) -> ir.Value:
-        """y [T, N, ...] at step length - 1 of each sequence: [N, ...]."""
+        """Take y [T, N, ...] at step length - 1 of each sequence: [N, ...]."""
         w = self._w
         last = w.op("Sub", w.cast(self.at_least_one(y), "int64"), w.constant([1]))
         return w.op("GatherND", self._batch_first(y), w.unsqueeze(last, 1), batch_dims=1)
 
     def flip(self, x: ir.Value) -> ir.Value:
-        """x [T, N, ...] with each sequence flipped within its length, and the padding behind it flipped too."""
+        """Give x [T, N, ...] with each sequence flipped within its length, and the padding behind it flipped too."""
         w = self._w
         if self._order is None:
             steps = w.dim(x, 0)

@@ -24,9 +24,7 @@ Pair = tuple[Any, Mapping[str, Any]]
 def owns(source: object) -> bool:
     """Whether `source` is a pair of a linen module and its variables; flax is looked up and never imported."""
     linen = sys.modules.get("flax.linen")
-    return (
-        linen is not None and isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], linen.Module)
-    )
+    return linen is not None and isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], linen.Module)
 
 
 def export(source: Pair, options: ExportOptions) -> ir.Model:

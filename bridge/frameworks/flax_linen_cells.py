@@ -57,7 +57,7 @@ class OwnCell(nn.RNNCellBase):  # type: ignore[misc]
         if self.learned_carry and self.op == "LSTM":
             self.initial_c = self.param("initial_c", self.bias_init, shape, self.param_dtype)
 
-    @nn.compact
+    @nn.compact  # type: ignore[untyped-decorator]
     def __call__(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
         """One step: inputs [..., I] and the carry -> (new carry, output [..., H])."""
         width = len(GATES[self.op]) * self.features
@@ -75,8 +75,8 @@ class OwnCell(nn.RNNCellBase):  # type: ignore[misc]
             params["peephole"] = param("peephole", self.bias_init, 3 * self.features)
         return one_step(self.op, params, self.options, carry, inputs)
 
-    @nn.nowrap
-    def initialize_carry(self, rng: Any, input_shape: tuple[int, ...]) -> Any:
+    @nn.nowrap  # type: ignore[untyped-decorator]
+    def initialize_carry(self, rng: Any, input_shape: tuple[int, ...]) -> Any:  # noqa: ARG002 (linen's signature)
         """Zeros or the learned initial carry: (c, h) for LSTM, else h; [..., H]. `rng` is not used.
 
         Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -87,7 +86,7 @@ class OnnxModule(nn.Module):  # type: ignore[misc]
         if not isinstance(found, nn.RNNCellBase):
             return found
         if self.is_initializing():
-            _make_parameters(found, functools.reduce(operator.getitem, path, self.graph.tree))
+            _make_parameters(found, self.graph.leaf(path))
         return found.variables["params"] if isinstance(found, nn.ConvLSTMCell) else parameters(found)
 
 

@@ -41,8 +41,8 @@ def bind(source: tuple[nn.Module, Mapping[str, Any]]) -> nn.Module:
     """
     module, variables = source
     if not isinstance(variables, Mapping) or "params" not in variables:
-        raise BadInput("the variables have no \"params\"", where=type(module).__name__,
-                       got=", ".join(map(str, variables)) if isinstance(variables, Mapping) else type(variables).__name__,
+        got = ", ".join(map(str, variables)) if isinstance(variables, Mapping) else type(variables).__name__
+        raise BadInput('the variables have no "params"', where=type(module).__name__, got=got,
                        do="pass (module, variables) with variables as module.init returns them")  # fmt: skip
     return module.bind(variables)
 
@@ -138,7 +138,8 @@ def read_layer(module: Any, path: str) -> Layer:
     if module.merge_fn is not _concatenate:
         raise Unsupported("merge_fn is a function of the caller's own", where=path,
                           got=getattr(module.merge_fn, "__name__", repr(module.merge_fn)),
-                          expected="the default, which concatenates", do="export both RNNs and merge outside")  # fmt: skip
+                          expected="the default, which concatenates",
+                          do="export both RNNs and merge outside")  # fmt: skip
     parts = {"forward_rnn": module.forward_rnn, "backward_rnn": module.backward_rnn}
     for name, rnn in parts.items():
         if type(rnn) is not nn.RNN:
@@ -198,7 +199,9 @@ def _conv_lstm(cell: nn.ConvLSTMCell, where: str) -> ConvLSTM:
     if cell.carry_init is not nn.initializers.zeros:
         raise Unsupported("carry_init of the caller's own", where=where, do='export with states="inputs"')
     params = computed(parameters(cell), cell.dtype, where)
-    names = {f"{part}.{leaf}" for part in ("ih", "hh") for leaf in (("kernel", "bias") if cell.use_bias else ("kernel",))}
+    names = {
+        f"{part}.{leaf}" for part in ("ih", "hh") for leaf in (("kernel", "bias") if cell.use_bias else ("kernel",))
+    }
     if set(params) != names:
         raise BadInput(f"missing parameters: {', '.join(sorted(names - set(params))) or 'none'}; "
                        f"unexpected: {', '.join(sorted(set(params) - names)) or 'none'}", where=where)  # fmt: skip

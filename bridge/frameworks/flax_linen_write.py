@@ -87,6 +87,7 @@ def _writes(bound: Any, path: str, cells: Cell | Sequence[Cell]) -> Writes:
                              expected=len(bound.layers))  # fmt: skip
         return [write for at, cell in enumerate(listed) for write in _writes(bound, f"layers_{at}", cell)]
     module = _module_at(bound, path)
+    reverses: list[bool | None]
     if isinstance(module, nn.Bidirectional):
         parts, reverses = [module.forward_rnn.cell, module.backward_rnn.cell], [False, True]
     elif isinstance(module, nn.RNN):

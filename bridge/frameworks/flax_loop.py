@@ -52,7 +52,7 @@ def one_step(op: Op, params: Mapping[str, Any], options: Mapping[str, Any], carr
     """One step of bridge's own cell: (new carry, output) of x [..., I] and the carry (c, h) or h, each [..., H]."""
     c, h = carry if op == "LSTM" else (None, carry)
     batch, hidden = x.shape[:-1], h.shape[-1]
-    states = [None if state is None else state.reshape(1, -1, hidden) for state in (h, c)]
-    _, *finals = one_direction(f"bridge.{op}Cell", params, options, x.reshape(1, -1, x.shape[-1]), None, *states)
+    h, c = (None if state is None else state.reshape(1, -1, hidden) for state in (h, c))
+    _, *finals = one_direction(f"bridge.{op}Cell", params, options, x.reshape(1, -1, x.shape[-1]), None, h, c)
     output, *cell_state = (final.reshape(*batch, hidden) for final in finals)
     return ((cell_state[0], output) if op == "LSTM" else output), output

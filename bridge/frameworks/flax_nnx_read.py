@@ -81,7 +81,8 @@ def read_layer(module: Any, path: str) -> Layer:
     if module.merge_fn is not _concatenate:
         raise Unsupported("merge_fn is a function of the caller's own", where=path,
                           got=getattr(module.merge_fn, "__name__", repr(module.merge_fn)),
-                          expected="the default, which concatenates", do="export both RNNs and merge outside")  # fmt: skip
+                          expected="the default, which concatenates",
+                          do="export both RNNs and merge outside")  # fmt: skip
     parts = {"forward_rnn": module.forward_rnn, "backward_rnn": module.backward_rnn}
     for name, rnn in parts.items():
         if type(rnn) is not nnx.RNN:

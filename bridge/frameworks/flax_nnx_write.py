@@ -62,6 +62,7 @@ def _writes(model: Any, path: str, cells: Cell | Sequence[Cell]) -> Writes:
                              expected=len(model.layers))  # fmt: skip
         return [write for at, cell in enumerate(listed) for write in _writes(model, f"layers.{at}", cell)]
     module = _module_at(model, path)
+    reverses: list[bool | None]
     if isinstance(module, nnx.Bidirectional):
         parts, reverses = [module.forward_rnn.cell, module.backward_rnn.cell], [False, True]
     elif isinstance(module, nnx.RNN):

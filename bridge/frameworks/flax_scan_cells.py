@@ -41,6 +41,11 @@ class ConvLSTM:
         return self.params["ih.kernel"].dtype
 
     @property
+    def filters(self) -> int:
+        """F."""
+        return int(self.params["hh.kernel"].shape[-2])
+
+    @property
     def input_shape(self) -> tuple[int | str, ...]:
         """Space, then the channels of the input."""
         return (*self._space, int(self.params["ih.kernel"].shape[-2]))
@@ -48,7 +53,7 @@ class ConvLSTM:
     @property
     def state_shape(self) -> tuple[int | str, ...]:
         """Space, then the filters."""
-        return (*self._space, int(self.params["hh.kernel"].shape[-2]))
+        return (*self._space, self.filters)
 
     @property
     def _space(self) -> tuple[str, ...]:
@@ -58,7 +63,7 @@ class ConvLSTM:
         self, w: Writer, x: ir.Value, states: Sequence[ir.Value] | None, path: str, lengths: Lengths | None,
         reverse: bool, keep_order: bool,
     ) -> tuple[ir.Value, list[ir.Value]]:  # fmt: skip
-        """x [T, N, *space, I] -> output [T, N, *space, F] in the layer's order of time, and final h and c."""
+        """Write x [T, N, *space, I] -> output [T, N, *space, F] in the layer's order of time, and final h and c."""
         from bridge.graph import sequences
 
         weights = self._weights(w, path)
@@ -86,7 +91,7 @@ class ConvLSTM:
     def _initial(self, w: Writer, steps: ir.Value) -> list[ir.Value]:
         """The constant states [N, *space, F] for the batch and the space of steps [T, N, I, *space]."""
         sizes = [w.dim(steps, 1), *(w.dim(steps, 3 + at) for at in range(len(self.pads)))]
-        shape = [*sizes, w.constant([int(self.params["hh.kernel"].shape[-2])])]
+        shape = [*sizes, w.constant([self.filters])]
         if self.initial is None:
             return [w.zeros(*shape)] * 2
         return [w.op("Expand", w.constant(value), w.concat(shape, 0)) for value in self.initial]
@@ -95,8 +100,8 @@ class ConvLSTM:
         self, w: Writer, steps: ir.Value, start: Sequence[ir.Value], weights: Mapping[str, ir.Value], path: str,
         reverse: bool, lengths: Lengths | None,
     ) -> tuple[Sequence[ir.Value], Sequence[ir.Value]]:  # fmt: skip
-        filters = int(self.params["hh.kernel"].shape[-2])
-        shape = ["batch", filters, *self._space]
+        filters = self.filters
+        shape: tuple[int | str, ...] = ("batch", filters, *self._space)
         pads = [before for before, _ in self.pads] + [after for _, after in self.pads]
 
         def conv(b: Writer, value: ir.Value, name: str) -> ir.Value:
