@@ -125,7 +125,8 @@ def _gate_sizes(w: Writer, layer: Layer) -> ir.Value:
     return w.constant(np.full(len(layer.cell.gates), layer.cell.hidden_size, np.int64))
 
 
-def _weights(w: Writer, layer: Layer, at: int) -> dict[str, ir.Value]:
+def blocks(layer: Layer, at: int) -> dict[str, np.ndarray]:
+    """The arrays of one direction of a projected layer: W [4H, I], R [4H, P][, Wb, Rb [4H]], weight_hr [P, H]."""
     cell, projection = layer.cell, layer.projection
     if projection is None:
         return {}
@@ -133,8 +134,12 @@ def _weights(w: Writer, layer: Layer, at: int) -> dict[str, ir.Value]:
     if cell.B is not None:
         arrays |= {"Wb": cell.Wb[at], "Rb": cell.Rb[at]}
     arrays["weight_hr"] = projection[at]
+    return arrays
+
+
+def _weights(w: Writer, layer: Layer, at: int) -> dict[str, ir.Value]:
     side = ("", "_reverse")[at]
-    return {key: w.constant(array, f"{layer.name}.{key}{side}") for key, array in arrays.items()}
+    return {key: w.constant(array, f"{layer.name}.{key}{side}") for key, array in blocks(layer, at).items()}
 
 
 def _describe(layer: Layer, at: int, weights: dict[str, ir.Value]) -> str:

@@ -35,8 +35,11 @@ def export(source: torch.nn.Module, options: ExportOptions) -> ir.Model:
         BadInput: weights that hold NaN or inf, or an `example` that does not fit.
     """
     from bridge.frameworks.stack_export import export_stack
+    from bridge.frameworks.torch_import import OnnxModule
     from bridge.frameworks.torch_read import bare_stack
 
+    if isinstance(source, OnnxModule):
+        return source.present_model(options)
     return export_stack(bare_stack(source), options)
 
 
@@ -47,13 +50,9 @@ def cells(source: torch.nn.Module) -> dict[str, Cell]:
         NotRepresentable: an LSTM with proj_size, which is no Cell.
         Unsupported: a dtype that is not carried.
     """
-    from bridge.frameworks.torch_read import read_stack, recurrent_modules
+    from bridge.frameworks.torch_read import read_cells
 
-    return {
-        name: cell
-        for path, module in recurrent_modules(source)
-        for name, cell in read_stack(module, path).cells.items()
-    }
+    return read_cells(source)
 
 
 def assign(model: torch.nn.Module, mapping: Mapping[str, Cell | Sequence[Cell]]) -> torch.nn.Module:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from bridge.cell import Cell
-from bridge.errors import BadInput, NotRepresentable, UsageError
+from bridge.errors import BadInput, UsageError
+from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.projection import describes_projection
-from bridge.frameworks.torch_layers import Tensor, run_native
-from bridge.frameworks.torch_own import OwnLayer
-from bridge.frameworks.torch_write import native_module, projected_module
+from bridge.frameworks.torch_layers import Tensor
+from bridge.frameworks.torch_own import Whole, as_numpy
+from bridge.frameworks.torch_taken import Taken, inputs_of, projected_arrays, projected_layer, recurrent_layer
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-class OnnxModule(nn.Module):  # type: ignore[misc]
+class OnnxModule(Whole):
     """An imported graph: called positionally in the order of `input_names`, or by name.
 
     Takes tensors or numpy arrays. One output is a tensor, several a tuple in the order of `output_names`. Every
@@ -41,7 +41,9 @@ class OnnxModule(nn.Module):  # type: ignore[misc]
 
         super().__init__()
         self._model = graph.fold(model, static)
-        self._program = Program(self._model, TorchBackend(), layers=_layers(self, self._model))
+        self._taken = _taken_nodes(self, self._model)
+        layers = {name: taken.run for name, taken in self._taken.items()}
+        self._program = Program(self._model, TorchBackend(), layers=layers)
         self._names: dict[str, str] = {}
         for name, array in self._program.parameters.items():
             self._names[name] = free_name(self, name)
@@ -69,6 +71,33 @@ class OnnxModule(nn.Module):  # type: ignore[misc]
         results = self._program(feeds, parameters)
         values = tuple(results[name] for name in self.output_names)
         return values[0] if len(values) == 1 else values
+
+    def present_model(self, options: ExportOptions = ExportOptions()) -> ir.Model:  # noqa: B008 (frozen)
+        """The imported graph with the present weights.
+
+        Raises:
+            UsageError: export options, which cannot change a graph.
+        """
+        from bridge.graph.updating import with_weights
+
+        if options != ExportOptions():
+            raise UsageError("an imported graph is exported as it is, without options", where="to_onnx",
+                             do="give them where the graph is exported from its framework")  # fmt: skip
+        weights = {name: as_numpy(getattr(self, own)) for name, own in self._names.items()}
+        nodes: dict[str, dict[int, np.ndarray]] = {}
+        for name, taken in self._taken.items():
+            if taken.weights:
+                arrays = projected_arrays(taken.module)
+                weights |= {own: arrays[block] for block, own in taken.weights.items()}
+            else:
+                nodes[name] = inputs_of(taken.module)
+        return with_weights(self._model, weights, nodes)
+
+    def cells(self) -> dict[str, Cell]:
+        """The cells of the graph with the present weights, named as its nodes."""
+        from bridge.graph import find_cells
+
+        return find_cells(self.present_model())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle as the graph with the present parameters: what runs it refers to these very submodules."""
@@ -107,7 +136,7 @@ def _restored(proto: bytes, state: dict[str, Tensor], frozen: list[str], trainin
     return module
 
 
-def _layers(owner: nn.Module, model: ir.Model) -> dict[str, Callable[..., Any]]:
+def _taken_nodes(owner: nn.Module, model: ir.Model) -> dict[str, Taken]:
     """What runs each node that has weights of its own; their modules become submodules of `owner`.
 
     Nodes that share a name cannot be told apart by the Program and are left to it, weights and all.
@@ -116,48 +145,17 @@ def _layers(owner: nn.Module, model: ir.Model) -> dict[str, Callable[..., Any]]:
     from bridge.ops.steps import node_name
 
     count = Counter(node_name(node) for node in model.graph.all_nodes())
-    cells = [(found.name, found.node, found.cell) for found in graph.recurrent_nodes(model)]
-    made = [(name, node, *_recurrent_layer(cell)) for name, node, cell in cells
-            if cell is not None and node.op_type == cell.op and count[node_name(node)] == 1]  # fmt: skip
+    taken: dict[str, Taken] = {}
+    for found in graph.recurrent_nodes(model):
+        if found.cell is not None and found.node.op_type == found.cell.op and count[node_name(found.node)] == 1:
+            taken[node_name(found.node)] = recurrent_layer(found.cell)
+            _place(owner, found.name, taken[node_name(found.node)].module)
     for node in model.graph.all_nodes():
         described = describes_projection(node)
         if described is not None and count[node_name(node)] == 1:
-            made.append((node_name(node), node, *_projected_layer(described, model)))
-    for name, _, module, _ in made:
-        _place(owner, name, module)
-    return {node_name(node): run for _, node, _, run in made}
-
-
-def _recurrent_layer(cell: Cell) -> tuple[nn.Module, Callable[..., Any]]:
-    """The module of one fused node. Constant initial states reach it as inputs: the graph keeps them."""
-    stateless = replace(cell, initial_h=None, initial_c=None)
-    reverse = cell.direction == "reverse"
-    try:
-        module = native_module([replace(stateless, direction="forward") if reverse else stateless])
-    except NotRepresentable:
-        own = OwnLayer(stateless)
-        return own, own
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return run_native(module, *args, **kwargs, reverse=reverse)
-
-    return module, run
-
-
-def _projected_layer(described: dict[str, Any], model: ir.Model) -> tuple[nn.Module, Callable[..., Any]]:
-    """`nn.LSTM(proj_size=...)` in the place of a Scan over (h, c, x[, valid]) that `write_projected` wrote."""
-    options = described["options"]
-    held: Any = model.graph.initializers
-    arrays = {name: held[own].const_value.numpy() for name, own in described["weights"].items()}
-    module = projected_module(arrays, options["hidden_size"], options["proj_size"])
-    reverse = options["direction"] == "reverse"
-
-    def run(h: Tensor, c: Tensor, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, ...]:
-        lengths = None if valid is None else valid[..., 0].sum(0)
-        y, final_h, final_c = run_native(module, x, lengths, h[None], c[None], reverse=reverse)
-        return final_h[0], cast("Tensor", final_c)[0], y[:, 0]
-
-    return module, run
+            taken[node_name(node)] = projected_layer(described, model)
+            _place(owner, node_name(node), taken[node_name(node)].module)
+    return taken
 
 
 def _place(owner: nn.Module, path: str, module: nn.Module) -> None:

@@ -18,7 +18,15 @@ ARRAYS: Final = ("W", "R", "B", "P", "initial_h", "initial_c")
 """The fields of Cell that are parameters here, in ONNX's own layout."""
 
 
-class OwnLayer(nn.Module):  # type: ignore[misc]
+class Whole(nn.Module):  # type: ignore[misc]
+    """A module of bridge's own whose recurrent parts are read through it and not one by one."""
+
+    def cells(self) -> dict[str, Cell]:
+        """The cells of its present weights by path inside the module, "" being the module itself."""
+        raise NotImplementedError
+
+
+class OwnLayer(Whole):
     """One recurrent operator with its attributes; parameters W, R[, B][, P][, initial_h][, initial_c] as in Cell.
 
     `forward(X, sequence_lens, initial_h, initial_c)` takes X [T,N,I] and gives Y [T,D,N,H], Y_h and Y_c [D,N,H]
@@ -37,6 +45,10 @@ class OwnLayer(nn.Module):  # type: ignore[misc]
         for name in ARRAYS:
             value = getattr(cell, name)
             self.register_parameter(name, None if value is None else nn.Parameter(torch.tensor(value)))
+
+    def cells(self) -> dict[str, Cell]:
+        """The one cell."""
+        return {"": self.cell()}
 
     def cell(self) -> Cell:
         """The layer as a Cell of its present weights."""
@@ -68,7 +80,7 @@ class OwnLayer(nn.Module):  # type: ignore[misc]
         return f"{self.op}, {inputs}, {hidden}, " + ", ".join(f"{key}={value}" for key, value in shown.items())
 
 
-class OwnStack(nn.Module):  # type: ignore[misc]
+class OwnStack(Whole):
     """Own layers one on the other, with the interface of `nn.LSTM`, `nn.GRU` and `nn.RNN` (time-major).
 
     `forward(input [T,N,I], hx=None, lengths=None)` gives `(output [T,N,D*H], h_n)`, for LSTM `(output, (h_n, c_n))`,
@@ -80,9 +92,9 @@ class OwnStack(nn.Module):  # type: ignore[misc]
         self.layers = nn.ModuleList(OwnLayer(cell) for cell in cells)
         self.op = cells[0].op
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> dict[str, Cell]:
         """The layers as Cells of their present weights."""
-        return [layer.cell() for layer in self.layers]
+        return {f"l{at}": layer.cell() for at, layer in enumerate(self.layers)}
 
     def forward(self, input: Tensor, hx: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:  # noqa: A002
         """Run all layers."""

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn.utils.weight_norm import WeightNorm
 
+from bridge.cell import Cell
 from bridge.errors import BadInput, Unsupported
 from bridge.frameworks.stack import SUFFIXES, Layer, Stack, check_dtype, read_layer
-from bridge.frameworks.torch_own import OwnStack
+from bridge.frameworks.torch_own import OwnStack, Whole
 
 SEQUENCES: Final = {nn.LSTM: "torch.LSTM", nn.GRU: "torch.GRU", nn.RNN: "torch.RNN"}
 """The modules that run over time, with the layouts of one direction of one layer."""
@@ -23,19 +24,19 @@ STEPS: Final = {nn.LSTMCell: "torch.LSTMCell", nn.GRUCell: "torch.GRUCell", nn.R
 
 def recurrent_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every recurrent module in `module` with its path, itself included (path ""); shared ones once."""
-    inside_own: set[int] = set()
+    inside: set[int] = set()
     for path, child in module.named_modules():
-        if id(child) in inside_own:
+        if id(child) in inside:
             continue
-        if isinstance(child, OwnStack):
-            inside_own.update(id(part) for part in child.modules())
+        if isinstance(child, Whole):
+            inside.update(id(part) for part in child.modules())
         if kind_of(child) is not None:
             yield path, child
 
 
 def kind_of(module: nn.Module) -> type[nn.Module] | None:
     """The recurrent class that `module` is, or None."""
-    known = (*SEQUENCES, *STEPS, OwnStack)
+    known = (*SEQUENCES, *STEPS, Whole)
     return next((kind for kind in known if isinstance(module, kind)), None)
 
 
@@ -50,13 +51,24 @@ def layout_options(module: nn.Module) -> dict[str, Any]:
     return {"nonlinearity": nonlinearity} if isinstance(module, nn.RNN | nn.RNNCell) else {}
 
 
+def read_cells(module: nn.Module) -> dict[str, Cell]:
+    """Every cell in `module` by path. See `recurrent_modules` and `read_stack`."""
+    found: dict[str, Cell] = {}
+    for path, child in recurrent_modules(module):
+        if isinstance(child, Whole):
+            found |= {".".join(filter(None, (path, name))) or "cell": cell for name, cell in child.cells().items()}
+        else:
+            found |= read_stack(child, path).cells
+    return found
+
+
 def bare_stack(module: nn.Module) -> Stack:
     """The Stack of a module that is recurrent itself.
 
     Raises:
         Unsupported: any other module, with the first one in it that is not recurrent named.
     """
-    if kind_of(module) is not None:
+    if kind_of(module) is not None and (isinstance(module, OwnStack) or not isinstance(module, Whole)):
         return read_stack(module)
     for path, child in module.named_modules():
         if path and not any(True for _ in child.children()) and kind_of(child) is None:
@@ -78,10 +90,10 @@ def read_stack(module: nn.Module, path: str = "") -> Stack:
         Unsupported: a subclass with its own forward, hooks, a dtype that is not carried.
         BadInput: weights without values (device "meta"), NaN or inf.
     """
-    _check_plain(module, path)
     if isinstance(module, OwnStack):
-        layers = tuple(Layer(name=_layer_name(path, at), cell=cell) for at, cell in enumerate(module.cells()))
+        layers = tuple(Layer(name=name, cell=cell) for name, cell in module.cells().items())
         return Stack(source="bridge.torch.OwnStack", version=torch.__version__, layers=layers)
+    _check_plain(module, path)
     if isinstance(module, tuple(STEPS)):
         layer = read_layer(path or "cell", layout_of(module), [_arrays(module, path, "")], layout_options(module))
         return Stack(source=_source(module), version=torch.__version__, layers=(layer,), one_step=True)

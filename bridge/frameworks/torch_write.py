@@ -13,7 +13,7 @@ from torch import nn
 from bridge.cell import Cell
 from bridge.errors import NotRepresentable, UsageError
 from bridge.frameworks.stack import SUFFIXES
-from bridge.frameworks.torch_own import OwnLayer, OwnStack
+from bridge.frameworks.torch_own import OwnStack, Whole
 from bridge.frameworks.torch_read import STEPS, kind_of, layout_of, layout_options, recurrent_modules
 from bridge.layout import fit
 
@@ -121,7 +121,7 @@ def assign_cells(model: nn.Module, mapping: Mapping[str, Cell | Sequence[Cell]])
 def _writes(model: nn.Module, path: str, cells: list[Cell]) -> Iterator[Write]:
     module, layer = _find(model, path)
     where = path or type(module).__name__
-    if isinstance(module, OwnStack | OwnLayer):
+    if isinstance(module, Whole):
         raise UsageError("bridge's own module is built from cells and not assigned to", where=where,
                          do="build it again")  # fmt: skip
     count = 1 if isinstance(module, tuple(STEPS)) else module.num_layers

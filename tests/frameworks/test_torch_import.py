@@ -310,3 +310,43 @@ def test_static_inputs_leave_the_signature() -> None:
     back = door.import_model(as_model(proto), {"initial_h": np.zeros((1, 2, 5), np.float32)})
     assert back.input_names == ("input",)
     assert back(np.zeros((3, 2, 3), np.float32))[0].shape == (3, 2, 5)
+
+
+@pytest.mark.parametrize("name", [*NATIVE, *OWN])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_cells_of_an_imported_model_are_those_of_its_graph(name: str, direction: str) -> None:
+    cell = random_cell(inputs=3, hidden=5, rng=np.random.default_rng(0), direction=direction, initial_h=1,
+                       **(NATIVE | OWN)[name])  # fmt: skip
+    module = door.import_model(one_node(cell), None)
+    assert door.cells(module) == {"encoder.rnn.l0": cell}
+    assert door.cells(nn.ModuleDict({"a": module})) == {"a.encoder.rnn.l0": cell}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_imported_and_trained_model_is_exported_again(kind: str) -> None:
+    module = make(kind, num_layers=2, bidirectional=True)
+    back = door.import_model(door.export(module, ExportOptions(lengths=True)), None)
+    with torch.no_grad():
+        for parameter in back.parameters():
+            parameter.mul_(0.5)
+    x, lengths = np.random.default_rng(8).standard_normal((TIME, BATCH, 3)).astype(np.float32), LENGTHS
+    outputs = onnxruntime_outputs(door.export(back, ExportOptions()), {"input": x, "lengths": lengths})
+    for mine, theirs in zip(back(x, lengths), outputs, strict=True):
+        assert np.abs(mine.detach().numpy() - theirs).max() < 1e-6  # float32, values below 1
+    with pytest.raises(UsageError, match="without options"):
+        door.export(back, ExportOptions(opset=18))
+
+
+def test_exporting_again_separates_weights_that_two_nodes_shared() -> None:
+    rng = np.random.default_rng(9)
+    cell = random_cell("GRU", 3, 3, rng, linear_before_reset=True)
+    model = door.export(door.build([cell, cell], own_cells=False), ExportOptions())
+    first, second = (node for node in model.graph if node.op_type == "GRU")
+    for at in (1, 2, 3):
+        second.replace_input_with(at, first.inputs[at])
+    back = door.import_model(model, None)
+    with torch.no_grad():
+        back.l1.weight_hh_l0.mul_(0.5)
+    again = door.cells(back)
+    assert again["l0"] == cell
+    assert np.array_equal(again["l1"].R, cell.R / 2)

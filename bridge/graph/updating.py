@@ -1,0 +1,65 @@
+"""The same graph with other weights: how an imported and trained module becomes a model again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from bridge.errors import Unsupported
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+
+
+def with_weights(
+    model: ir.Model,
+    initializers: Mapping[str, np.ndarray],
+    nodes: Mapping[str, Mapping[int, np.ndarray]],
+) -> ir.Model:
+    """A copy of `model` with new values; `model` is not changed.
+
+    Args:
+        model: any model.
+        initializers: new values of initialisers by name, in whatever graph they are.
+        nodes: for each node by name, new constants in the place of inputs by position; other readers of the
+            initialisers that stood there keep the old values.
+
+    Raises:
+        Unsupported: a name that no initialiser has, or several have.
+    """
+    import onnx_ir as ir
+
+    copy = model.clone()
+    for name, array in initializers.items():
+        found = [graph.initializers[name] for graph in copy.graphs() if name in graph.initializers]
+        if len(found) != 1:
+            raise Unsupported("a weight cannot be put back: not one initialiser has its name", where=name,
+                              got=f"{len(found)} of them")  # fmt: skip
+        found[0].const_value = ir.Tensor(array, name=name)
+    for node in copy.graph.all_nodes():
+        for at, array in nodes.get(node.name or "", {}).items():
+            old = node.inputs[at]
+            fresh = ir.Value(name=_fresh(copy, f"{node.name}.{at}"), type=None if old is None else old.type,
+                             shape=ir.Shape(array.shape))  # fmt: skip
+            fresh.const_value = ir.Tensor(array, name=fresh.name)
+            copy.graph.register_initializer(fresh)
+            node.replace_input_with(at, fresh)
+            if old is not None:
+                _drop_unread(old)
+    return copy
+
+
+def _fresh(model: ir.Model, wanted: str) -> str:
+    taken = {name for graph in model.graphs() for name in graph.initializers}
+    name, count = wanted, 0
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    return name
+
+
+def _drop_unread(value: ir.Value) -> None:
+    graph = value.graph
+    if graph is not None and value.is_initializer() and not value.uses() and not value.is_graph_output():
+        graph.initializers.pop(str(value.name), None)
