@@ -63,7 +63,9 @@ def layer_of(cell: Cell, *, own_cells: bool, merge: str | None = "concat", **opt
     if len(halves) == 1:
         layer = make(halves[0], options | ({"name": name} if name else {}))
     else:
-        forward, backward = (make(half, options) for half in halves)
+        kind = "rnn" if own else NATIVE[cell.op].lower()
+        forward, backward = (make(half, {**options, "name": f"{side}_{kind}"})
+                             for side, half in zip(("forward", "backward"), halves, strict=True))  # fmt: skip
         layer = keras.layers.Bidirectional(forward, backward_layer=backward, merge_mode=merge, dtype=cell.dtype.name,
                                            **({"name": name} if name else {}))  # fmt: skip
     layer.build((None, None, cell.input_size))
@@ -99,7 +101,8 @@ def _own_layer(cell: Cell, options: Mapping[str, Any]) -> Any:
 
     rows = tuple(0 if state is None else int(state.shape[1]) for state in (cell.initial_h, cell.initial_c))
     inner = RecurrentCell(cell.op, cell.hidden_size, attributes_of(cell), use_bias=cell.B is not None,
-                          use_peepholes=cell.P is not None, initial_rows=rows, dtype=cell.dtype.name)  # fmt: skip
+                          use_peepholes=cell.P is not None, initial_rows=rows, dtype=cell.dtype.name,
+                          name="recurrent_cell")  # fmt: skip
     return keras.layers.RNN(inner, go_backwards=cell.direction == "reverse", **options)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from bridge.errors import BadInput
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_export import call_arguments, input_shape, nested_outputs
-from bridge.frameworks.keras_read import Layer, is_cell, is_recurrent, read_layer
+from bridge.frameworks.keras_read import Layer, is_cell, is_recurrent, keras_array, read_layer
 from bridge.frameworks.keras_write import Written
 
 
@@ -31,7 +31,7 @@ def execute(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
         found = _execute_cell(source, feeds)
     else:
         found = _execute_layer(source, feeds)
-    return {name: np.asarray(keras.ops.convert_to_numpy(value)) for name, value in found.items()}
+    return {name: keras_array(value) for name, value in found.items()}
 
 
 def _check_names(feeds: Mapping[str, np.ndarray], required: Sequence[str], optional: Sequence[str], where: str) -> None:
@@ -67,7 +67,8 @@ def twin(source: Any, layer: Layer) -> Any:
         part.update(return_state=True, stateful=False)
     copy = type(source).from_config(config)
     copy.build((None, None, *input_shape(layer)))
-    copy.set_weights(source.get_weights())
+    for variable, value in zip(copy.weights, source.weights, strict=True):
+        variable.assign(value)
     return copy
 
 

@@ -26,6 +26,14 @@ class ImportedModel(keras.Model):  # type: ignore[misc]
         self._names = list(program.parameters)
         self._parameters = [self._parameter(name, array) for name, array in program.parameters.items()]
         self.built = True
+        self.run_eagerly = _static_shapes_only()
+
+    def compile(self, *args: Any, run_eagerly: bool | None = None, **kwargs: Any) -> None:
+        """As keras.Model; `run_eagerly` is True on the tensorflow backend unless it is given.
+
+        A graph with shape arithmetic needs the batch to be known, and tf.function traces `fit` without it.
+        """
+        super().compile(*args, run_eagerly=_static_shapes_only() if run_eagerly is None else run_eagerly, **kwargs)
 
     def _parameter(self, name: str, array: np.ndarray) -> Any:
         weight = self.add_weight(shape=array.shape, dtype=array.dtype.name, name=name.replace("/", "_"),
@@ -67,3 +75,7 @@ class ImportedModel(keras.Model):  # type: ignore[misc]
                       for name, weight in zip(self._names, self._parameters, strict=True)}  # fmt: skip
         outputs = tuple(self._program(inputs, parameters).values())
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _static_shapes_only() -> bool:
+    return str(keras.backend.backend()) == "tensorflow"

@@ -6,6 +6,7 @@ Source: keras 3.15.1, keras/src/layers/rnn/*.py.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -246,15 +247,27 @@ def weights_of(cell: Any, where: str) -> Mapping[str, np.ndarray]:
     Raises:
         BadInput: the cell is not built.
     """
-    import keras
-
     names = ("kernel", "recurrent_kernel", *(("bias",) if cell.use_bias else ()))
     if not cell.built or any(getattr(cell, name, None) is None for name in names):
         raise BadInput("the layer has no weights yet", where=where, do="call it once, or layer.build(input_shape)")
-    return {name: np.asarray(keras.ops.convert_to_numpy(getattr(cell, name))) for name in names}
+    return {name: keras_array(getattr(cell, name)) for name in names}
+
+
+def keras_array(value: Any) -> np.ndarray:
+    """A Keras variable or tensor as numpy."""
+    import keras
+
+    with warnings.catch_warnings():
+        # Variables and tensors of Keras' backends do not take the `copy` of numpy 2's protocol, and need not.
+        warnings.filterwarnings("ignore", message="__array__ implementation doesn't accept a copy keyword")
+        return np.asarray(keras.ops.convert_to_numpy(value))
 
 
 def _check_dtypes(layer: Any, cell: Any, where: str) -> None:
+    if cell.built and cell.kernel.dtype != keras_array(cell.kernel).dtype.name:
+        raise Unsupported(
+            f"the layer's dtype is {cell.kernel.dtype}, and its backend holds narrower numbers", where=where,
+            do='enable them: jax.config.update("jax_enable_x64", True)')  # fmt: skip
     dtypes = {layer.compute_dtype, layer.variable_dtype, cell.compute_dtype, cell.variable_dtype}
     if len(dtypes) != 1:
         raise Unsupported(

@@ -76,8 +76,9 @@ def write_direction(
         return kept, [b.typed(b.op("Where", valid, new[0], zero), shape)]
 
     names = {key: str(value.name) for key, value in weights.items()}
-    final, (y,) = w.scan(body, [w.typed(state, shape) for state in initial], [x] if steps is None else [x, steps],
-                         reverse=direction.backwards, name=name, metadata=_metadata(direction, names, name))  # fmt: skip
+    final, (y,) = w.scan(
+        body, [w.typed(state, shape) for state in initial], [x] if steps is None else [x, steps],
+        reverse=direction.backwards, name=name, metadata=_metadata(direction, names, name))  # fmt: skip
     return y, list(final)
 
 
@@ -238,5 +239,8 @@ def _output_sizes(
     sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], pads: Sequence[int]
 ) -> list[int]:
     rank = len(sizes)
-    return [(size + pads[at] + pads[rank + at] - (k - 1) * dilation - 1) // stride + 1
-            for at, (size, k, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True))]  # fmt: skip
+    windows = zip(sizes, kernel, strides, dilations, strict=True)
+    return [
+        (size + pads[at] + pads[rank + at] - (k - 1) * dilation - 1) // stride + 1
+        for at, (size, k, stride, dilation) in enumerate(windows)
+    ]
