@@ -29,6 +29,13 @@ class OutputRow:
     """The largest error in each quarter of time; empty where the output has no time axis."""
     passed: bool
 
+    @property
+    def share(self) -> float:
+        """The error over its bound; integers and truth values have a bound of 0."""
+        if self.bound > 0:
+            return self.absolute / self.bound
+        return 0.0 if self.absolute == 0 else float("inf")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairRow:
@@ -78,7 +85,7 @@ class Report:
         rows = [row for pair in self.pairs if pair.conclusive for row in pair.rows if row.side != "onnxruntime"]
         if not rows:
             return "inconclusive: on every pair onnxruntime's own error against float64 exceeds 1e-3"
-        worst = max(rows, key=lambda row: (not row.passed, row.absolute / row.bound))
+        worst = max(rows, key=lambda row: (not row.passed, row.share))
         verdict = "agrees" if self.passed else "DISAGREES"
         return (
             f"{verdict}: worst {worst.side} {worst.output}: error {worst.absolute:.2g}, "
