@@ -13,7 +13,8 @@ JUDGE = replace(ROW, side="onnxruntime")
 
 
 def report(*rows: OutputRow, passed: bool = True, conclusive: bool = True) -> Report:
-    pair = PairRow(batch=1, time=2, lengths=None, states=False, conclusive=conclusive, rows=(JUDGE, *rows))
+    judged = [replace(JUDGE, output=row.output) for row in rows]
+    pair = PairRow(batch=1, time=2, lengths=None, states=False, conclusive=conclusive, rows=(*judged, *rows))
     return Report(a="a", b="b", passed=passed, pairs=(pair,), providers={}, notes=(), versions={})
 
 
