@@ -112,7 +112,7 @@ def rows(framework: str) -> list[Row]:
 def _rows(name: str) -> Iterator[Row]:
     options = find(name).options
     (inputs, hidden), bases = SIZES[1], list(_bases(options))
-    said, off = _needed(options), _usually_absent(name)
+    said, off = needed(name), _usually_absent(name)
     for (flags, absent), (i, h) in product(bases, SIZES):
         yield Row(name, i, h, said | flags, absent)
     for option, values in _singles(name, options).items():
@@ -131,9 +131,9 @@ def _usually_absent(name: str) -> frozenset[str]:
     return frozenset(key for key, option in options if option.kind == "presence" and option.default is False)
 
 
-def _needed(options: Mapping[str, Option]) -> dict[str, Any]:
+def needed(layout: str) -> dict[str, Any]:
     """What must be said because the framework's own default is refused (the cell clip of BlockLSTM)."""
-    fixed = {name: option for name, option in options.items() if option.kind == "fixed"}
+    fixed = {name: option for name, option in find(layout).options.items() if option.kind == "fixed"}
     return {name: option.carried[0] for name, option in fixed.items() if option.default not in (None, *option.carried)}
 
 
