@@ -77,6 +77,7 @@ def build(cells: Sequence[Cell], own_cells: bool) -> torch.nn.Module:
     Raises:
         NotRepresentable: a cell that torch's layer cannot hold, or cells that are no stack.
     """
+    _require_torch("build")
     from bridge.frameworks.torch_write import build_module
 
     return build_module(cells, own_cells)
@@ -88,7 +89,7 @@ def import_model(model: ir.Model, static: Mapping[str, object] | None) -> torch.
     Raises:
         Unsupported: operators that bridge does not carry, all of them named.
     """
-    _require_torch()
+    _require_torch("to_torch")
     from bridge.frameworks.torch_import import OnnxModule
 
     return OnnxModule(model, static)
@@ -105,11 +106,11 @@ def execute(source: torch.nn.Module, feeds: Mapping[str, np.ndarray]) -> dict[st
     return run_module(source, feeds)
 
 
-def _require_torch() -> None:
+def _require_torch(where: str) -> None:
     try:
         import torch  # noqa: F401
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise MissingExtra("torch is not installed", where="to_torch",
+        raise MissingExtra("torch is not installed", where=where,
                            do="pip install 'rnn-bridge[torch]'") from None  # fmt: skip

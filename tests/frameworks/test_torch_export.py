@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -316,6 +318,30 @@ def test_running_torch_by_name_checks_the_names(feeds: dict[str, np.ndarray], te
         door.execute(make("LSTM"), feeds)
 
 
-def test_owning_does_not_import_torch() -> None:
+def in_a_fresh_process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_asking_the_door_for_a_source_does_not_import_torch() -> None:
+    code = "import sys; from bridge.frameworks import torch as door; print(door.owns(3), 'torch' in sys.modules)"
+    assert in_a_fresh_process(code).split() == ["False", "False"]
+    assert in_a_fresh_process(code.replace("import sys;", "import sys, torch;")).split() == ["False", "True"]
     assert door.owns(make("LSTM"))
-    assert not door.owns("model.pt")
+
+
+def test_without_torch_the_error_says_how_to_install_it() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None  # what import finds where a library is not installed
+from bridge.errors import MissingExtra
+from bridge.frameworks import torch as door
+from bridge.frameworks.checkpoints import save_params
+for call in (lambda: door.build([], False), lambda: door.import_model(None, None), lambda: save_params("a.pt", {})):
+    try:
+        call()
+    except MissingExtra as error:
+        print(error.do)
+"""
+    assert in_a_fresh_process(code).splitlines() == ["pip install 'rnn-bridge[torch]'"] * 3
