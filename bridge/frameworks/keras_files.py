@@ -9,6 +9,7 @@ from typing import Any
 
 from bridge.cell import Cell
 from bridge.errors import BadInput, Unsupported
+from bridge.frameworks.keras_read import no_copy_warning
 
 EXECUTABLE = ("Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
 """Classes whose configuration holds code, or names a file that does."""
@@ -31,7 +32,10 @@ def load(path: str, custom_objects: Mapping[str, type] | None) -> Any:
     import keras
 
     try:
-        return keras.saving.load_model(path, custom_objects=dict(custom_objects or {}), compile=False, safe_mode=True)
+        with no_copy_warning():
+            return keras.saving.load_model(
+                path, custom_objects=dict(custom_objects or {}), compile=False, safe_mode=True
+            )
     except (ValueError, TypeError, KeyError, OSError, AttributeError, IndexError, zipfile.BadZipFile) as error:
         raise BadInput(f"Keras cannot load this file: {error}", where=path) from error
 

@@ -85,8 +85,8 @@ def read_h5(path: str) -> FileCells:
 
 def _read(file: Any, path: str) -> FileCells:
     version = _version(file)
-    configs = dict(_configurations(file, path))
-    model = next(iter(configs), "")  # the first configuration is the model's own
+    document = _document(file, path)
+    configs, model = dict(_configurations(document)), _model_name(document)
     halves: dict[str, dict[str, Cell]] = {}
     notes: list[str] = []
     for groups, arrays in _weight_sets(file, path):
@@ -128,15 +128,23 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _configurations(file: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every layer configuration of a whole model by layer name, wrapped layers too."""
+def _document(file: Any, path: str) -> Any:
+    """The configuration of a whole model; None where the file holds weights only."""
     raw = file.attrs.get("model_config")
-    if raw is None:
-        return
     try:
-        document = json.loads(_text(raw))
+        return None if raw is None else json.loads(_text(raw))
     except ValueError as error:
         raise BadInput(f"model_config is no JSON: {error}", where=path) from error
+
+
+def _model_name(document: Any) -> str:
+    # Keras 1 and 2.0 wrote a Sequential's configuration as a list, without its name.
+    config = document.get("config") if isinstance(document, dict) else None
+    return str(config.get("name", "")) if isinstance(config, dict) else ""
+
+
+def _configurations(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every layer configuration by layer name, wrapped layers too."""
     pending = [document]
     while pending:
         node = pending.pop(0)

@@ -7,7 +7,8 @@ Source: keras 3.15.1, keras/src/layers/rnn/*.py.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -257,10 +258,16 @@ def keras_array(value: Any) -> np.ndarray:
     """A Keras variable or tensor as numpy."""
     import keras
 
-    with warnings.catch_warnings():
-        # Variables and tensors of Keras' backends do not take the `copy` of numpy 2's protocol, and need not.
-        warnings.filterwarnings("ignore", message="__array__ implementation doesn't accept a copy keyword")
+    with no_copy_warning():
         return np.asarray(keras.ops.convert_to_numpy(value))
+
+
+@contextmanager
+def no_copy_warning() -> Iterator[None]:
+    """Without numpy 2's warning that Keras' variables and tensors do not take `copy`, as they need not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="__array__ implementation doesn't accept a copy keyword")
+        yield
 
 
 def _check_dtypes(layer: Any, cell: Any, where: str) -> None:
