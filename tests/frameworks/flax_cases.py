@@ -30,14 +30,17 @@ def random_nnx(module: Any) -> Any:
     return module
 
 
-def random_linen(module: Any, *shape: int) -> tuple[Any, Any]:
+def random_linen(module: Any, *shape: int, dtype: str = "float32") -> tuple[Any, Any]:
     """(module, variables) for an input of `shape`, random, non-zero biases."""
     import jax
     from flax import linen as nn
 
-    rng, key, x = np.random.default_rng(1), jax.random.key(0), np.zeros(shape, np.float32)
-    bare = isinstance(module, nn.RNNCellBase)
-    variables = jax.eval_shape(module.init, key, *((module.initialize_carry(key, shape),) if bare else ()), x)
+    rng, key, x = np.random.default_rng(1), jax.random.key(0), np.zeros(shape, dtype)
+    carry: tuple[Any, ...] = ()
+    if isinstance(module, nn.RNNCellBase):
+        unlearned = module.clone(learned_carry=False) if hasattr(module, "learned_carry") else module
+        carry = (unlearned.initialize_carry(key, shape),)
+    variables = jax.eval_shape(module.init, key, *carry, x)
 
     def draw(leaf: Any) -> Any:
         return jax.numpy.asarray(rng.uniform(-0.6, 0.6, leaf.shape).astype(leaf.dtype))
