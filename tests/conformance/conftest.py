@@ -1,8 +1,7 @@
-"""Rows for the modules of the matrix, and the figures at the end of the run."""
+"""Rows for the modules of the matrix, and the figures that tests/conftest.py prints at the end of the run."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -34,24 +33,3 @@ def measured(request: pytest.FixtureRequest) -> Any:
         request.node.user_properties.append((f"conformance {request.module.FRAMEWORK}", value))
 
     return keep
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Count of cases and worst error against the referee, per framework."""
-    errors, noticed = defaultdict(list), defaultdict(int)
-    for report in terminalreporter.stats.get("passed", []):
-        for name, value in report.user_properties if report.when == "call" else []:
-            if name.startswith("conformance "):
-                framework = name.split()[1]
-                if isinstance(value, int):
-                    noticed[framework] += value
-                else:
-                    errors[framework].append((value, report.nodeid))
-    if errors:
-        terminalreporter.section("conformance against onnxruntime")
-    for framework, found in sorted(errors.items()):
-        worst, case = max(found)
-        terminalreporter.write_line(
-            f"{framework}: {len(found)} cases, worst error {worst:.2g} ({case.rpartition('[')[0].rpartition('::')[2]}"
-            f" {case.partition('[')[2]}; {noticed[framework]} broken layouts noticed"
-        )
