@@ -73,33 +73,47 @@ BODY: Final = (
 def describes_projection(node: ir.Node) -> dict[str, Any] | None:
     """The "bridge.layer" of a Scan that `write_projected` wrote, None for any other node.
 
-    Metadata can be stale: it is believed only where the body still is the one that was written, over these weights.
+    Metadata can be stale or made up: it is believed only where the body still is the one that was written, over
+    initialisers of these names and of the shapes that belong together.
     """
+    if node.op_type != "Scan" or "bridge.layer" not in node.metadata_props:
+        return None
     try:
-        described = json.loads(node.metadata_props.get("bridge.layer", "null"))
-        weights, options = set(described["weights"].values()), described["options"]
-        known = described["layer"] == "torch.LSTM" and {"W", "R", "weight_hr"} <= described["weights"].keys()
+        described = json.loads(node.metadata_props["bridge.layer"])
+        options, weights = described["options"], described["weights"]
+        hidden, projected = options["hidden_size"], options["proj_size"]
+        known = described["layer"] == "torch.LSTM" and options["direction"] in ("forward", "reverse")
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "W": (4 * hidden, None),
+            "R": (4 * hidden, projected),
+            "weight_hr": (projected, hidden),
+        }
+        shapes |= {"Wb": (4 * hidden,), "Rb": (4 * hidden,)} if "Wb" in weights else {}
+        held = _captured_weights(node.attributes["body"].value)
+        agrees = weights.keys() == shapes.keys() and all(_fits(held[own], shapes[key]) for key, own in weights.items())
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    if not known or node.op_type != "Scan" or not {"proj_size", "hidden_size", "direction"} <= options.keys():
-        return None
-    body = node.attributes["body"].value
-    operators = tuple(inner.op_type for inner in body)
-    captured = {
-        _source(value) for inner in body for value in inner.inputs if value is not None and value.graph is not body
-    }
-    is_own = operators[: len(BODY)] == BODY and operators[len(BODY) :] in (("Identity",), ("Where",) * 3)
-    return described if is_own and weights <= captured else None
+    return described if known and agrees and 0 < projected < hidden and _is_own_body(node) else None
 
 
-def _source(value: ir.Value) -> str | None:
-    """The initialiser that a captured value is, or is the Cast of."""
-    producer = value.producer()
-    return (
-        value.name
-        if producer is None or producer.op_type != "Cast" or producer.inputs[0] is None
-        else producer.inputs[0].name
-    )
+def _is_own_body(node: ir.Node) -> bool:
+    operators = tuple(inner.op_type for inner in node.attributes["body"].value)
+    return operators[: len(BODY)] == BODY and operators[len(BODY) :] in (("Identity",), ("Where",) * 3)
+
+
+def _captured_weights(body: ir.Graph) -> dict[str, tuple[int, ...]]:
+    """Shapes by name of the initialisers that a body reads from outside, directly or through a Cast."""
+    found = {}
+    for value in (value for inner in body for value in inner.inputs):
+        producer = None if value is None else value.producer()
+        source = producer.inputs[0] if producer is not None and producer.op_type == "Cast" else value
+        if source is not None and source.graph is not body and source.const_value is not None:
+            found[str(source.name)] = tuple(source.const_value.shape.numpy())
+    return found
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(want in (None, have) for want, have in zip(expected, shape, strict=True))
 
 
 def _step(layer: Layer, weights: dict[str, ir.Value]) -> Callable[[Writer, Values, Values], tuple[Values, Values]]:

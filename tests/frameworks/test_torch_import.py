@@ -274,6 +274,29 @@ def test_a_changed_scan_is_not_taken_for_the_projection_it_was() -> None:
         assert np.abs(mine.detach().numpy() - theirs).max() < 1e-6  # float32, values below 1
 
 
+OURS = '{"layer": "torch.LSTM", "options": {"hidden_size": 5, "proj_size": 2, "direction": "forward"},'
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["", "[]", "{}", '{"layer": "torch.LSTM"}', '{"layer": "torch.LSTM", "options": [], "weights": []}',
+     '{"layer": "torch.LSTM", "options": {"hidden_size": 5, "proj_size": "2", "direction": "forward"}, "weights": {}}',
+     OURS + ' "weights": {"W": "nothing", "R": "l0.R", "weight_hr": "l0.weight_hr"}}',
+     OURS + ' "weights": {"W": "l0.R", "R": "l0.W", "weight_hr": "l0.weight_hr", "Wb": "l0.Wb", "Rb": "l0.Rb"}}'],
+)  # fmt: skip
+def test_metadata_that_is_made_up_changes_nothing(metadata: str) -> None:
+    model = door.export(make("LSTM projected"), ExportOptions())
+    x = np.random.default_rng(6).standard_normal((TIME, BATCH, 3)).astype(np.float32)
+    expected = door.import_model(model, None)
+    assert isinstance(expected.l0, nn.LSTM)
+    (scan,) = (node for node in model.graph if node.op_type == "Scan")
+    scan.metadata_props["bridge.layer"] = metadata
+    back = door.import_model(model, None)
+    assert not hasattr(back, "l0")
+    for mine, theirs in zip(back(x), expected(x), strict=True):
+        assert (mine - theirs).abs().max() < 1e-6  # float32, values below 1
+
+
 def test_names_that_python_or_torch_could_not_hold_are_cleaned() -> None:
     rng = np.random.default_rng(7)
     cell = random_cell("GRU", 3, 5, rng, linear_before_reset=True)
