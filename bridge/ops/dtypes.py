@@ -9,10 +9,11 @@ import numpy as np
 
 from bridge.errors import Unsupported
 
-_NAMES: Final = MappingProxyType({
+CARRIED: Final = MappingProxyType({
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
     11: "float64", 12: "uint32", 13: "uint64",
 })  # fmt: skip
+"""`TensorProto.DataType` to dtype name; bfloat16, float8, 4-bit, complex and string types are not carried."""
 
 
 def numpy_dtype(element_type: int, where: str) -> np.dtype[Any]:
@@ -23,8 +24,8 @@ def numpy_dtype(element_type: int, where: str) -> np.dtype[Any]:
 
     Source: onnx/onnx.proto, TensorProto.DataType (onnx 1.23.2).
     """
-    if element_type not in _NAMES:
+    if element_type not in CARRIED:
         raise Unsupported(
-            "an element type that is not carried", where=where, got=element_type, expected=", ".join(_NAMES.values())
+            "an element type that is not carried", where=where, got=element_type, expected=", ".join(CARRIED.values())
         )
-    return np.dtype(_NAMES[element_type])
+    return np.dtype(CARRIED[element_type])

@@ -11,7 +11,7 @@ import numpy as np
 from bridge.errors import BadInput, Unsupported, UsageError
 from bridge.ops.backend import Array, Backend
 from bridge.ops.backend_numpy import NumpyBackend
-from bridge.ops.dtypes import numpy_dtype
+from bridge.ops.dtypes import CARRIED, numpy_dtype
 from bridge.ops.layers import layer_handler
 from bridge.ops.parameters import trainable
 from bridge.ops.registry import Handler, resolve
@@ -129,7 +129,10 @@ def evaluate(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 def _check_operators(choose: Callable[[ir.Node], object], graph: ir.Graph) -> None:
     missing: dict[str, list[str]] = defaultdict(list)
     for node in _nodes(graph, choose):
-        if choose(node) is None:
+        element = node.attributes.get("to") if node.op_type == "Cast" else None
+        if element is not None and int(element.value) not in CARRIED:
+            missing[f"Cast to element type {element.value}"].append(node_name(node))
+        elif choose(node) is None:
             missing[f"{node.domain}::{node.op_type}" if node.domain else node.op_type].append(node_name(node))
     if missing:
         lines = [f"{op} x{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"

@@ -127,6 +127,8 @@ def split(
     count = int(num_outputs or 0)
     total = int(input.shape[axis])
     chunk = -(-total // count)
+    if (count - 1) * chunk >= total:
+        node.reject("the axis does not fill this many parts", got=total, expected=f"{count} parts of up to {chunk}")
     return _parts(input, axis, [min(chunk, total - at * chunk) for at in range(count)])
 
 
