@@ -23,8 +23,8 @@ class ImportedModel(keras.Model):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.recurrent = list(layers)
         self._program = program
-        self._names = list(program.parameters)
-        self._parameters = [self._parameter(name, array) for name, array in program.parameters.items()]
+        self._graph_names = list(program.parameters)
+        self._graph_weights = [self._graph_weight(name, array) for name, array in program.parameters.items()]
         self.built = True
         self.run_eagerly = _static_shapes_only()
 
@@ -35,7 +35,7 @@ class ImportedModel(keras.Model):  # type: ignore[misc]
         """
         super().compile(*args, run_eagerly=_static_shapes_only() if run_eagerly is None else run_eagerly, **kwargs)
 
-    def _parameter(self, name: str, array: np.ndarray) -> Any:
+    def _graph_weight(self, name: str, array: np.ndarray) -> Any:
         weight = self.add_weight(shape=array.shape, dtype=array.dtype.name, name=name.replace("/", "_"),
                                  initializer="zeros")  # fmt: skip
         weight.assign(array)
@@ -57,23 +57,28 @@ class ImportedModel(keras.Model):  # type: ignore[misc]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph: inputs in graph order, or by name, or as one list, tuple or dict (as `fit` gives them)."""
         options = {name: kwargs.pop(name) for name in ("training", "mask") if name in kwargs}
+        return super().__call__(self._feeds(args, kwargs), **options)
+
+    def _feeds(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         first = args[0] if len(args) == 1 else None
         if isinstance(first, Mapping):
             args, kwargs = (), {**first, **kwargs}
         elif isinstance(first, (list, tuple)):
-            args = tuple(first)
+            args = first
         if len(args) > len(self.input_names):
             raise BadInput("too many inputs", where="call", got=len(args), expected=", ".join(self.input_names))
         feeds = dict(zip(self.input_names, args, strict=False))
         if twice := sorted(set(feeds) & set(kwargs)):
             raise BadInput("inputs given twice", where="call", got=", ".join(twice))
-        return super().__call__({**feeds, **kwargs}, **options)
+        return {**feeds, **kwargs}
 
-    def call(self, inputs: Mapping[str, Any]) -> Any:
-        """Keras calls this with the inputs by name."""
-        parameters = {name: keras.ops.convert_to_tensor(weight)
-                      for name, weight in zip(self._names, self._parameters, strict=True)}  # fmt: skip
-        outputs = tuple(self._program(inputs, parameters).values())
+    def call(self, inputs: Any) -> Any:
+        """Keras calls this, with the inputs by name or as `fit` was given them."""
+        parameters = {
+            name: keras.ops.convert_to_tensor(weight)
+            for name, weight in zip(self._graph_names, self._graph_weights, strict=True)
+        }
+        outputs = tuple(self._program(self._feeds((inputs,), {}), parameters).values())
         return outputs[0] if len(outputs) == 1 else outputs
 
 
