@@ -135,7 +135,8 @@ class ModelExport:
     def __init__(self, source: Any, options: ExportOptions) -> None:
         self._source, self._options = source, options
         self._graph = keras_graph.functional_of(source)
-        self._w = _writer(options, str(self._graph.inputs[0].dtype), source.name)
+        floats = [str(tensor.dtype) for tensor in self._graph.inputs if str(tensor.dtype).startswith("float")]
+        self._w = _writer(options, floats[0] if floats else "float32", source.name)
         self._notes: list[str] = []
         self._states: list[tuple[str, ir.Value]] = []
 

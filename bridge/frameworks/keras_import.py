@@ -168,6 +168,7 @@ def _layer_of_scan(model: ir.Model, node: ir.Node, name: str) -> tuple[Any, bool
     shape = tuple(options.pop("input_shape", ()))
     options |= {"return_sequences": True, "return_state": True, "zero_output_for_mask": True, "name": name}
     try:
+        _check_options(options)
         layer = getattr(keras.layers, kind)(**options)
     except (TypeError, ValueError) as error:
         raise BadInput(f"the metadata {LAYER} describes no {kind}: {error}", where=str(node.name)) from error
@@ -187,6 +188,14 @@ def _layer_of_scan(model: ir.Model, node: ir.Node, name: str) -> tuple[Any, bool
     for key, array in params.items():
         getattr(layer.cell, key).assign(array)
     return layer, convolutional
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    # Keras makes objects out of dictionaries, and a file must not choose which.
+    for name, value in options.items():
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, (str, int)) for item in items):
+            raise ValueError(f"{name}={value!r}")
 
 
 def _initializer(model: ir.Model, node: ir.Node, name: str) -> np.ndarray:

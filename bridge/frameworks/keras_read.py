@@ -202,6 +202,9 @@ def _read_cell(layer: Any, cell: Any, where: str) -> Direction:
         raise Unsupported(
             "StackedRNNCells is not carried", where=where,
             do="make one recurrent layer of each cell, with return_sequences=True before the last")  # fmt: skip
+    if is_own_cell(cell):
+        return Direction(layer=layer, keras_cell=cell, cell=_read_own_cell(layer, cell, where), activations=(),
+                         fits_operator=True)  # fmt: skip
     _check_native(cell, (kinds.LSTMCell, kinds.GRUCell, kinds.SimpleRNNCell), CELL_METHODS, where)
     _check_dtypes(layer, cell, where)
     kind = next(base.__name__ for base in type(cell).__mro__ if base.__name__ in OPERATORS)
@@ -213,6 +216,29 @@ def _read_cell(layer: Any, cell: Any, where: str) -> Direction:
         options |= dict(zip(_activation_options(op), names, strict=True))
     onnx_cell = layout.read_params(LAYOUTS[op], weights_of(cell, where), **options)
     return Direction(layer=layer, keras_cell=cell, cell=onnx_cell, activations=names, fits_operator=fits)
+
+
+def is_own_cell(cell: Any) -> bool:
+    """Whether `cell` is bridge's own, which holds a whole ONNX node."""
+    return type(cell).__module__ == "bridge.frameworks.keras_cells" and type(cell).__name__ == "RecurrentCell"
+
+
+def _read_own_cell(layer: Any, cell: Any, where: str) -> Cell:
+    from bridge import layout
+
+    names = ("kernel", "recurrent_kernel", "input_bias", "recurrent_bias", "peephole")
+    if not cell.built:
+        raise BadInput("the layer has no weights yet", where=where, do="call it once, or layer.build(input_shape)")
+    _check_dtypes(layer, cell, where)
+    params = {name: keras_array(getattr(cell, name)) for name in names if getattr(cell, name) is not None}
+    states = {name: keras_array(getattr(cell, name))[None] for name in ("initial_h", "initial_c")
+              if getattr(cell, name) is not None}  # fmt: skip
+    kept = ("linear_before_reset",) if cell.op == "GRU" else ()
+    read = layout.read_params(f"bridge.{cell.op}Cell", params,
+                              **{name: cell.attributes.get(name, False) for name in kept})  # fmt: skip
+    found: dict[str, Any] = {name: tuple(value) if isinstance(value, (list, tuple)) else value
+                             for name, value in cell.attributes.items()}  # fmt: skip
+    return replace(read, **{**found, **states})
 
 
 def _read_convolution(layer: Any, cell: Any, where: str) -> Direction:

@@ -75,6 +75,7 @@ def write_layer(
     if mask is not None:
         for direction in layer.directions:
             _check_mask(layer, direction)
+        initial = initial or _learned_states(w, layer, x)
     joined = layer.joined
     if joined is not None and layer.merge == "concat" and layer.sequences and _leaves_zeros(layer, mask):
         return _write_concatenated(w, layer, x, initial, mask, form, states)
@@ -105,6 +106,22 @@ def _initial_of(layer: Layer, at: int, initial: Sequence[ir.Value] | None) -> tu
         return None
     start = sum(direction.num_states for direction in layer.directions[:at])
     return tuple(initial[start : start + layer.directions[at].num_states])
+
+
+def _learned_states(w: Writer, layer: Layer, x: Series) -> list[ir.Value] | None:
+    """The constant states of bridge's own cells as values, zeros where one has none; None where none has any."""
+    from bridge.graph.recurrent import expand_state
+
+    cells = [direction.cell for direction in layer.directions]
+    if all(cell is None or (cell.initial_h is None and cell.initial_c is None) for cell in cells):
+        return None
+    value, states = x.in_order(_order(x.rank)), []
+    for name, direction, cell in zip(layer.node_names, layer.directions, cells, strict=True):
+        for kind in ("initial_h", "initial_c")[: direction.num_states]:
+            array = np.zeros((1, 1, cell.hidden_size), cell.dtype) if cell is not None else np.zeros(())
+            array = array if cell is None or getattr(cell, kind) is None else getattr(cell, kind)
+            states.append(w.squeeze(expand_state(w, w.constant(array, f"{name}.{kind}"), value), 0))
+    return states
 
 
 def _write_direction(

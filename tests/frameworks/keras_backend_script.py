@@ -102,8 +102,19 @@ def check_training(rng: np.random.Generator) -> None:
     assert all((numpy(now) != was).any() for now, was in zip(model.trainable_variables, before, strict=True))
 
 
+def check_float64(rng: np.random.Generator) -> None:
+    """jax holds float32 under a float64 policy unless it is told otherwise; torch holds float64."""
+    layer = filled(layers.GRU(UNITS, dtype="float64"), rng)
+    if BACKEND == "jax":
+        with pytest.raises(Unsupported, match="holds narrower numbers"):
+            door.export(layer, ExportOptions())
+    else:
+        (cell,) = door.cells(layer).values()
+        assert cell.dtype == np.float64
+
+
 if __name__ == "__main__":
     random = np.random.default_rng(3)
-    for check in (check_exports, check_imports, check_own_cell, check_training):
+    for check in (check_exports, check_imports, check_own_cell, check_training, check_float64):
         check(random)
         print(BACKEND, check.__name__)

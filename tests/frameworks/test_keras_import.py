@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.frameworks.keras_cases import (
     INPUTS,
     UNITS,
     WITH_EMPTY,
+    assert_export_agrees,
     feeds_of,
     filled,
     numpy,
@@ -298,3 +300,25 @@ def test_assign_refuses_what_the_layer_cannot_hold(case: str, rng: np.random.Gen
     with pytest.raises(error, match=text):
         door.assign(layer, {path: make(rng)})
     assert all(np.array_equal(numpy(now), was) for now, was in zip(layer.weights, before, strict=True))
+
+
+@pytest.mark.parametrize("case", [*OWN, "initial state"])
+def test_bridges_own_cell_exports_as_the_node_that_it_is(case: str, rng: np.random.Generator) -> None:
+    op, attributes, _ = OWN.get(case, ("LSTM", {"clip": 0.5, "initial_h": 1, "initial_c": 1}, {}))
+    cell = random_cell(op, INPUTS, 3, rng, **attributes)
+    layer = door.build([cell], True)
+    assert list(door.cells(layer).values()) == [cell]
+    assert_export_agrees(layer, rng)
+    assert_export_agrees(layer, rng, WITH_EMPTY)
+    assert_export_agrees(layer, rng, WITH_EMPTY, states="inputs")
+
+
+@pytest.mark.parametrize("options", [{"activation": {"class_name": "Lambda"}}, {"units": None}, {"nope": 1}], ids=str)
+def test_metadata_cannot_make_objects(options: dict[str, Any], rng: np.random.Generator) -> None:
+    model = door.export(source_of("LSTM gelu", rng), ExportOptions())
+    (node,) = [node for node in model.graph if node.op_type == "Scan"]
+    document = json.loads(node.metadata_props["bridge.layer"])
+    document["options"] |= options
+    node.metadata_props["bridge.layer"] = json.dumps(document)
+    with pytest.raises(BadInput, match=r"describes no LSTM"):
+        door.import_model(model)
