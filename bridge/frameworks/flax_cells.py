@@ -4,48 +4,76 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from bridge.cell import Cell
 from bridge.errors import Unsupported
 from bridge.frameworks.flax_activations import activation_of
+from bridge.frameworks.flax_scan_activations import ActivatedCell, expression_of
+
+if TYPE_CHECKING:
+    from bridge.frameworks.flax_scan_activations import Expression
 
 FUNCTIONS: Final = ("gate_fn", "activation_fn")
 FLAGS: Final = ("residual", "reset_gate")
 
 
-def layout_options(layout: str, cell: Any, where: str) -> dict[str, Any]:
+def layout_options(layout: str, cell: Any, where: str, *, named: bool = True) -> dict[str, Any]:
     """The options that `layout` must be told beside the parameters of the native or own `cell`.
+
+    Activations stay at the layout's own where `named` is False.
 
     Raises:
         Unsupported: an activation that the ONNX recurrent operators do not have.
     """
     if layout.startswith("bridge."):
         return dict(cell.options)
-    options: dict[str, Any] = {name: activation_of(getattr(cell, name), where) for name in FUNCTIONS
-                               if hasattr(cell, name)}  # fmt: skip
+    functions = [name for name in FUNCTIONS if named and hasattr(cell, name)]
+    options: dict[str, Any] = {name: activation_of(getattr(cell, name), where) for name in functions}
     return options | {name: bool(getattr(cell, name)) for name in FLAGS if hasattr(cell, name)}
 
 
 def read_cell(
     layout: str, cell: Any, params: Mapping[str, Any], initial: Sequence[np.ndarray] | None, where: str
-) -> Cell:
-    """The forward Cell that `cell` computes with; `initial` are its constant initial states, h first.
+) -> Cell | ActivatedCell:
+    """What `cell` computes, as a forward recurrence; `initial` are its constant initial states, h first.
 
     Raises:
-        Unsupported: a dtype that is not carried, an activation that ONNX does not have.
+        Unsupported: a dtype that is not carried, an activation that has no ONNX expression.
         BadInput: missing or unexpected parameters, shapes that disagree.
     """
     from bridge.layout import read_params
 
     arrays = computed(params, getattr(cell, "dtype", None), where)
-    found = read_params(layout, arrays, **layout_options(layout, cell, where))
-    if initial is None:
-        return found
-    h, *c = (value.astype(found.dtype)[None] for value in initial)
-    return replace(found, initial_h=h, initial_c=c[0] if c else None)
+    expressions = other_activations(layout, cell, where)
+    found = read_params(layout, arrays, **layout_options(layout, cell, where, named=expressions is None))
+    if initial is not None:
+        h, *c = (value.astype(found.dtype)[None] for value in initial)
+        found = replace(found, initial_h=h, initial_c=c[0] if c else None)
+    return found if expressions is None else ActivatedCell(cell=found, gate=expressions[0], candidate=expressions[1])
+
+
+def other_activations(layout: str, cell: Any, where: str) -> tuple[Expression, Expression] | None:
+    """The gates' and the candidate's activations where the operator lacks one of them; None where it has them.
+
+    Raises:
+        Unsupported: a function that has no ONNX expression either.
+    """
+    if layout.startswith("bridge."):
+        return None
+    functions = [getattr(cell, name) for name in FUNCTIONS if hasattr(cell, name)]
+    try:
+        for function in functions:
+            activation_of(function, where)
+    except Unsupported:
+        found = [expression_of(function) for function in functions]
+        known = [expression for expression in found if expression is not None]
+        if len(known) < len(found) or (hasattr(cell, "reset_gate") and not cell.reset_gate):
+            raise
+        return known[0], known[-1]
+    return None
 
 
 def computed(params: Mapping[str, Any], dtype: Any, where: str) -> dict[str, np.ndarray]:

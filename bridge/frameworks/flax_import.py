@@ -69,6 +69,7 @@ class Graph:
             if name not in quiet
         }
         self.tree: Mapping[str, Any] = tree.root
+        self.model = model
 
     def leaf(self, path: Path) -> Any:
         """What the model itself has at `path`: the cell or array that the module's one was made of."""
@@ -143,6 +144,13 @@ def clean_path(name: str) -> Path:
         elif cleaned:
             parts.append(f"n{cleaned}" if cleaned[0].isdigit() else cleaned)
     return tuple(parts) or ("unnamed",)
+
+
+def device_array(value: np.ndarray) -> Any:
+    """`value` on the device. Raises Unsupported for 64 bits while x64 is off, which JAX would narrow silently."""
+    from bridge.ops.backend_jax import JaxBackend
+
+    return JaxBackend().asarray(value)
 
 
 def _dispatch(layer: NativeLayer, *inputs: Any, **named: Any) -> Any:

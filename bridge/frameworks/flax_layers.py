@@ -8,7 +8,11 @@ from typing import Any
 
 from bridge.cell import Cell
 from bridge.errors import NotRepresentable
-from bridge.frameworks.flax_scan_cells import ScanCell
+from bridge.frameworks.flax_scan_activations import ActivatedCell
+from bridge.frameworks.flax_scan_cells import ConvLSTM
+
+ScanCell = ConvLSTM | ActivatedCell
+"""The cells that are no ONNX operator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,5 +103,13 @@ def reversed_in_time(cell: Cell) -> Cell:
 
 
 def all_cells(layers: Sequence[Layer]) -> dict[str, Cell]:
-    """The cells of several layers by node name."""
+    """The cells of several layers by node name.
+
+    Raises:
+        NotRepresentable: a layer that is carried as a Scan and has no Cell.
+    """
+    for each in (direction for layer in layers for direction in layer.directions):
+        if not isinstance(each.body, Cell):
+            raise NotRepresentable(f"a {each.kind} of this kind is no ONNX operator, so it has no Cell",
+                                   where=each.path, do="export it with to_onnx: it is an exact Scan")  # fmt: skip
     return {name: cell for layer in layers for name, cell in layer.cells().items()}

@@ -17,7 +17,7 @@ from flax.traverse_util import unflatten_dict
 from bridge.cell import Activation
 from bridge.frameworks.flax_activations import function_of
 from bridge.frameworks.flax_fit import NativeCell
-from bridge.frameworks.flax_import import Graph, Path
+from bridge.frameworks.flax_import import Graph, Path, device_array
 from bridge.frameworks.flax_linen_cells import OWN_CELLS
 from bridge.frameworks.flax_linen_read import parameters
 from bridge.frameworks.flax_scan_cells import CONV_LSTM
@@ -111,13 +111,13 @@ def _params(tree: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, NativeCell | ConvCell):
             found[name] = nested(value.params)
         else:
-            found[name] = jnp.asarray(value)
+            found[name] = device_array(value)
     return found
 
 
 def nested(params: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Flat dotted names as linen nests them."""
-    found: dict[str, Any] = unflatten_dict({name: jnp.asarray(value) for name, value in params.items()}, sep=".")
+    found: dict[str, Any] = unflatten_dict({name: device_array(value) for name, value in params.items()}, sep=".")
     return found
 
 

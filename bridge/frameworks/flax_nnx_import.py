@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-import jax.numpy as jnp
 from flax import nnx
 
 from bridge.cell import Activation, Cell
 from bridge.frameworks.flax_activations import function_of
 from bridge.frameworks.flax_fit import NativeCell
-from bridge.frameworks.flax_import import Graph, Path
+from bridge.frameworks.flax_import import Graph, Path, device_array
 from bridge.frameworks.flax_nnx_cells import OWN_CELLS
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def grow(owner: nnx.Module, tree: Mapping[str, Any]) -> None:
         elif isinstance(value, dict):
             setattr(owner, name, Block(value))
         else:
-            setattr(owner, name, nnx.Param(jnp.asarray(value)))
+            setattr(owner, name, nnx.Param(device_array(value)))
 
 
 def native_cell(native: NativeCell) -> Any:
@@ -85,7 +84,7 @@ def native_cell(native: NativeCell) -> Any:
     more = {} if carry is None else {"learned_carry": True, "carry_batch": len(carry) if carry.ndim == 2 else None}
     cell = empty_cell(native.layout, native.options, native.cell, **more)
     for name, value in native.params.items():
-        functools.reduce(getattr, name.split("."), cell).set_value(jnp.asarray(value))
+        functools.reduce(getattr, name.split("."), cell).set_value(device_array(value))
     return cell
 
 

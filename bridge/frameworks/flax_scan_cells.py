@@ -131,10 +131,6 @@ class ConvLSTM:
         return {"bridge.path": path, "bridge.layer": json.dumps(layer, sort_keys=True)}
 
 
-ScanCell = ConvLSTM
-"""The cells that are a Scan."""
-
-
 def _channels_first(rank: int, leading: int) -> list[int]:
     return [*range(leading), rank - 1, *range(leading, rank - 1)]
 

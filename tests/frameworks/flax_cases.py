@@ -54,7 +54,9 @@ def feeds_of(model: Any) -> dict[str, np.ndarray]:
     feeds = {}
     for value in model.graph.inputs:
         shape = [dim if isinstance(dim, int) else SIZES[dim.value] for dim in value.shape]
-        feeds[value.name] = LENGTHS if value.name == "lengths" else rng.standard_normal(shape).astype(value.dtype.numpy())
+        feeds[value.name] = (
+            LENGTHS if value.name == "lengths" else rng.standard_normal(shape).astype(value.dtype.numpy())
+        )
     return feeds
 
 

@@ -1,4 +1,4 @@
-"""ONNX into flax.nnx and flax.linen: native cells in native names, jit, grad, vmap, split, optimisers, and the way back."""
+"""ONNX into flax.nnx and flax.linen: native cells in native names, jit, grad, vmap, split, and the way back."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ CELLS = {
 
 
 @pytest.mark.parametrize("api", DOORS)
-@pytest.mark.parametrize("inputs", [{}, {"lengths": True}, {"lengths": True, "states": True}], ids=str)
+@pytest.mark.parametrize("inputs", [{}, {"lengths": True, "states": True}], ids=str)
 @pytest.mark.parametrize("row", CELLS.values(), ids=CELLS)
 def test_imported_node_computes_what_onnxruntime_computes(row: Any, inputs: dict[str, bool], api: str) -> None:
     fields, *expected = row
@@ -98,7 +98,8 @@ def test_nnx_to_onnx_to_nnx_gives_the_same_bits(kind: Any, lengths: bool) -> Non
 @pytest.mark.parametrize(
     "make", [nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell, nn.MGUCell, lambda n: nn.MGUCell(n, reset_gate=False),
              nn.SimpleCell, lambda n: nn.ConvLSTMCell(n, (3, 2)), lambda n: nn.ConvLSTMCell(n, (2, 3), use_bias=False)],
-    ids=["LSTM", "OptimizedLSTM", "GRU", "MGU", "MGU without reset", "Simple", "ConvLSTM", "ConvLSTM without bias"])  # fmt: skip
+    ids=["LSTM", "OptimizedLSTM", "GRU", "MGU", "MGU without reset", "Simple", "ConvLSTM", "ConvLSTM without bias"],
+)  # fmt: skip
 @pytest.mark.parametrize("options", [{}, {"lengths": True, "states": "inputs"}], ids=str)
 def test_linen_to_onnx_to_linen_gives_the_same_bits(make: Any, options: dict[str, Any]) -> None:
     cell = make(4)
@@ -227,7 +228,9 @@ def test_64_bits_without_x64_are_refused() -> None:
     cell = random_cell("GRU", 3, 4, np.random.default_rng(0), dtype="float64")
     model = one_node(cell)
     with pytest.raises(Unsupported, match="x64"):
-        flax_nnx.import_model(model, None)(*feeds_of(model).values())
+        flax_nnx.import_model(model, None)
+    with pytest.raises(Unsupported, match="x64"):
+        flax_linen.import_model(model, None)
     w = Writer()
     w.output(w.op("Add", w.input("n", "int64", [2]), w.constant([1])), "m")
     net = flax_nnx.import_model(w.model(), None)

@@ -102,7 +102,9 @@ def test_frozen_and_boxed_variables() -> None:
 def test_other_dtypes(dtype: str) -> None:
     with jax.enable_x64(dtype == "float64"):
         init = nn.initializers.lecun_normal()
-        check(random_linen(nn.RNN(nn.LSTMCell(4, param_dtype=dtype, recurrent_kernel_init=init)), *SEQUENCE, dtype=dtype))
+        check(
+            random_linen(nn.RNN(nn.LSTMCell(4, param_dtype=dtype, recurrent_kernel_init=init)), *SEQUENCE, dtype=dtype)
+        )
 
 
 class MyCell(nn.GRUCell):
@@ -147,9 +149,9 @@ def test_variables_that_do_not_fit() -> None:
     module, variables = random_linen(nn.RNN(nn.GRUCell(4)), *SEQUENCE)
     with pytest.raises(BadInput, match='no "params"'):
         flax_linen.export((module, {}), ExportOptions())
-    with pytest.raises(BadInput, match="missing parameters: hn.bias"):
-        inner = {name: dict(value) for name, value in variables["params"]["cell"].items()}
-        del inner["hn"]["bias"]
+    inner = {name: dict(value) for name, value in variables["params"]["cell"].items()}
+    del inner["hn"]["bias"]
+    with pytest.raises(BadInput, match=r"missing parameters: hn\.bias"):
         flax_linen.export((module, {"params": {"cell": inner}}), ExportOptions())
 
 

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from bridge.cell import Cell
-from bridge.errors import BadInput, Unsupported
+from bridge.errors import BadInput, NotRepresentable, Unsupported
 from bridge.frameworks import flax_nnx
 from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.flax_nnx_cells import GRUCell, LSTMCell, RNNCell
@@ -95,7 +95,9 @@ def test_a_sequential_computes_what_flax_computes(options: dict[str, Any]) -> No
     if not options:
         assert list(find_cells_of(proto)) == list(flax_nnx.cells(stack)) == ["layers.0", "layers.1", "layers.2"]
         final = stack(feeds_of(flax_nnx.export(stack, ExportOptions()))["input"])[1]
-        assert np.array_equal(final, flax_nnx.execute(stack, feeds_of(flax_nnx.export(stack, ExportOptions())))["output"])
+        assert np.array_equal(
+            final, flax_nnx.execute(stack, feeds_of(flax_nnx.export(stack, ExportOptions())))["output"]
+        )
 
 
 @pytest.mark.parametrize("states", ["zero", "inputs"])
@@ -126,6 +128,38 @@ def test_activations_are_known_by_identity(function: Any, activation: str) -> No
     check(module)
     (found,) = flax_nnx.cells(module).values()
     assert [str(one) for one in found.activation_table()[0]] == ["Sigmoid", activation, activation]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        jax.nn.gelu,
+        functools.partial(jax.nn.gelu, approximate=False),
+        jax.nn.silu,
+        jax.nn.relu6,
+        jax.nn.selu,
+        jax.nn.celu,
+        jax.nn.mish,
+        jax.nn.hard_tanh,
+        jax.nn.hard_silu,
+        jax.nn.log_sigmoid,
+    ],
+    ids=str,
+)
+def test_activations_that_the_operator_lacks_are_an_exact_scan(function: Any) -> None:
+    module = nnx.RNN(cell("LSTMCell", activation_fn=function), reverse=True)
+    proto = check(module, lengths=True, states="inputs")
+    assert "LSTM" not in [node.op_type for node in proto.graph.node]
+    with pytest.raises(NotRepresentable, match="it has no Cell"):
+        flax_nnx.cells(module)
+
+
+@pytest.mark.parametrize("kind", ["GRUCell", "SimpleCell"])
+def test_a_scan_beside_a_fused_direction(kind: str) -> None:
+    other = cell(kind, activation_fn=jax.nn.silu)
+    check(nnx.Bidirectional(nnx.RNN(other), nnx.RNN(cell("GRUCell"))), lengths=True)
+    check(nnx.Sequential(nnx.RNN(other), nnx.RNN(cell("GRUCell", 4, 2))))
+    check(other)
 
 
 def test_a_residual_simple_cell_is_folded() -> None:
@@ -250,5 +284,5 @@ def test_nested_modules_have_their_paths() -> None:
 
     found = flax_nnx.cells(Model())
     assert {name: one.op for name, one in found.items()} == {"encoder.layers.0": "GRU", "step": "LSTM"}
-    with pytest.raises(Unsupported, match="export its recurrent modules one by one: encoder.layers.0, step"):
+    with pytest.raises(Unsupported, match=r"export its recurrent modules one by one: encoder\.layers\.0, step"):
         flax_nnx.export(Model(), ExportOptions())
