@@ -182,6 +182,8 @@ def _run(
         X = _swapped(backend, X)
         states_ = [_swapped(backend, state) for state in states_]
     mask = _mask(backend, lengths, X)
+    if mask is not None:  # padding may hold anything; NaN there must not reach a gradient
+        X = backend.xp.where(mask, X, backend.xp.zeros_like(X))
     runs = []
     for at, reverse in enumerate({"forward": (False,), "reverse": (True,)}.get(cell.direction, (False, True))):
         side = _side(backend, cell, at, W, R, B, P)
@@ -210,7 +212,6 @@ def _run_side(
     if mask is None:
         final, ys = backend.scan(lambda state, x: _unmasked(step(side, x[0], state)), start, (xW,), reverse)
         return ys[0], final
-    xW = where(mask, xW, zeros(xW))  # padding may hold anything; NaN there must not reach a gradient
 
     def masked(state: State, x: tuple[Array, ...]) -> tuple[State, State]:
         new = step(side, x[0], state)

@@ -1,0 +1,50 @@
+"""Static and traced values: shape arithmetic under jit, conditionals, and the error that names static=."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from onnx import helper
+
+from bridge.errors import Unsupported
+from bridge.ops.backend_jax import JaxBackend
+from bridge.ops.program import Program
+from tests.ops.test_program import model
+
+
+def test_shape_arithmetic_is_static_for_every_batch_and_time() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["batch"], start=0, end=1),
+        helper.make_node("Constant", [], ["rest"], value_ints=[-1]),
+        helper.make_node("Concat", ["batch", "rest"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["y"]),
+    ]
+    run = jax.jit(Program(model(nodes, [("x", 1, ["batch", "time", 2])], [("y", 1)]), JaxBackend()))
+    for batch, time in ((1, 5), (3, 2)):
+        assert run({"x": np.ones((batch, time, 2), np.float32)})["y"].shape == (batch, time * 2)
+
+
+def test_a_traced_value_that_must_be_static_names_the_node_and_the_input() -> None:
+    nodes = [helper.make_node("Identity", ["sizes"], ["target"]),
+             helper.make_node("Reshape", ["x", "target"], ["y"], name="fold")]  # fmt: skip
+    source = model(nodes, [("x", 1, [6]), ("sizes", 7, [2])], [("y", 1)])
+    feeds = {"x": np.ones(6, np.float32), "sizes": np.array([2, 3], np.int64)}
+    program = Program(source, JaxBackend())
+    assert program(feeds)["y"].shape == (2, 3)  # known outside a transformation
+    with pytest.raises(Unsupported, match=r"Reshape node 'fold'[\s\S]*static=\{'sizes': value\}"):
+        jax.jit(program)(feeds)
+
+
+def test_if_under_jit_takes_either_branch_and_its_gradient() -> None:
+    def branch(op: str) -> object:
+        return helper.make_graph(
+            [helper.make_node(op, ["x"], ["b"])], op, [], [helper.make_tensor_value_info("b", 1, [2])]
+        )
+
+    node = helper.make_node("If", ["p"], ["y"], then_branch=branch("Exp"), else_branch=branch("Neg"))
+    program = Program(model([node], [("p", 9, []), ("x", 1, [2])], [("y", 1)]), JaxBackend())
+    x = np.array([0.5, 1.5], np.float32)
+    loss = jax.jit(jax.grad(lambda x, p: program({"p": p, "x": x})["y"].sum()))
+    np.testing.assert_allclose(loss(x, True), np.exp(x), rtol=1e-6)
+    np.testing.assert_array_equal(loss(x, False), [-1, -1])
