@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         to_onnx,
         to_torch,
     )
+    from bridge.frameworks.flax_stream import flax_stream
     from bridge.layout import layouts, read_params, write_params
     from bridge.verification import Inspection, Report, inspect, verify
 
@@ -53,6 +54,7 @@ __all__ = [
     "assign",
     "build",
     "cells",
+    "flax_stream",
     "inspect",
     "layouts",
     "read_params",
@@ -67,6 +69,7 @@ __all__ = [
 
 _HOMES = {
     "bridge.frameworks.conversion": ("assign", "build", "cells", "run", "to_flax", "to_keras", "to_onnx", "to_torch"),
+    "bridge.frameworks.flax_stream": ("flax_stream",),
     "bridge.layout": ("layouts", "read_params", "write_params"),
     "bridge.verification": ("Inspection", "Report", "inspect", "verify"),
 }

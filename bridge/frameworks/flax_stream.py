@@ -43,7 +43,7 @@ def flax_stream(net: Any, *, states: Mapping[str, str]) -> Any:
     """
     pair = isinstance(net, tuple) and len(net) == 2
     module = net[0] if pair else net
-    graph = getattr(module, "graph", None)
+    graph: Any = getattr(module, "graph", None)
     if not hasattr(graph, "program"):
         raise UsageError("takes a model that to_flax imported", where="flax_stream", got=type(net).__qualname__)
     plan = make_plan(graph, states)
