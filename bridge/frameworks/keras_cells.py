@@ -14,9 +14,9 @@ import keras
 import numpy as np
 
 from bridge.cell import GATES, Cell, Op
-from bridge.ops.recurrent import _gru_step, _hoisted_bias, _lstm_step, _rnn_step, _side
+from bridge.ops.recurrent import gru_step, hoisted_bias, lstm_step, rnn_step, side_of
 
-_STEPS: Mapping[str, Any] = {"LSTM": _lstm_step, "GRU": _gru_step, "RNN": _rnn_step}
+_STEPS: Mapping[str, Any] = {"LSTM": lstm_step, "GRU": gru_step, "RNN": rnn_step}
 
 ATTRIBUTES = ("activations", "activation_alpha", "activation_beta", "clip", "input_forget", "linear_before_reset")
 """The attributes of a node of one direction; names and meanings are those of bridge.Cell."""
@@ -85,7 +85,7 @@ class RecurrentCell(keras.layers.Layer):  # type: ignore[misc]
             self._template, W=_value(self.kernel), R=_value(self.recurrent_kernel), Wb=_value(self.input_bias),
             Rb=_value(self.recurrent_bias), P=_value(self.peephole), hidden=self.units,
         )  # fmt: skip
-        projected, bias = keras.ops.matmul(inputs, side.W), _hoisted_bias(side)
+        projected, bias = keras.ops.matmul(inputs, side.W), hoisted_bias(side)
         new = list(_STEPS[self.op](side, projected if bias is None else projected + bias, given))
         return new[0], new if isinstance(states, (list, tuple)) else new[0]
 
@@ -117,7 +117,7 @@ def _template(op: Op, attributes: Mapping[str, Any]) -> Any:
         name: tuple(value) if isinstance(value, list) else value for name, value in attributes.items()
     }
     W = np.zeros((1, rows, 1), np.float32)
-    return _side(KerasBackend(), Cell(op, W, W, **flat), 0, W, W, None, None)
+    return side_of(KerasBackend(), Cell(op, W, W, **flat), 0, W, W, None, None)
 
 
 def _value(variable: Any) -> Any:

@@ -26,7 +26,7 @@ State: TypeAlias = tuple[Array, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
+class Side:
     """One direction: transposed weights, bound activations, and the biases where they enter."""
 
     backend: Backend
@@ -40,6 +40,7 @@ class _Side:
     hidden: int
 
     def gate(self, z: Array, first: int, count: int = 1) -> Array:
+        """Columns of `count` gates of z [N, n*H], from gate `first` on."""
         return z[:, first * self.hidden : (first + count) * self.hidden]
 
 
@@ -73,7 +74,7 @@ def lstm(
     cell = _attributes("LSTM", direction, activations, activation_alpha, activation_beta, clip, input_forget, 0)
     _check(cell, X, W, R, B, P, hidden_size)
     states = (initial_h, initial_c)
-    Y, (Y_h, Y_c) = _run(backend, cell, _lstm_step, (W, R, B, P), X, sequence_lens, states, layout)
+    Y, (Y_h, Y_c) = _run(backend, cell, lstm_step, (W, R, B, P), X, sequence_lens, states, layout)
     return Y, Y_h, Y_c
 
 
@@ -98,7 +99,7 @@ def gru(
     """Y [T, D, N, H] and Y_h [D, N, H] of a GRU; W [D, 3*H, I], R [D, 3*H, H], B [D, 6*H]. See `lstm`."""
     cell = _attributes("GRU", direction, activations, activation_alpha, activation_beta, clip, 0, linear_before_reset)
     _check(cell, X, W, R, B, None, hidden_size)
-    Y, (Y_h,) = _run(backend, cell, _gru_step, (W, R, B, None), X, sequence_lens, (initial_h,), layout)
+    Y, (Y_h,) = _run(backend, cell, gru_step, (W, R, B, None), X, sequence_lens, (initial_h,), layout)
     return Y, Y_h
 
 
@@ -122,11 +123,12 @@ def rnn(
     """Y [T, D, N, H] and Y_h [D, N, H] of an RNN; W [D, H, I], R [D, H, H], B [D, 2*H]. See `lstm`."""
     cell = _attributes("RNN", direction, activations, activation_alpha, activation_beta, clip, 0, 0)
     _check(cell, X, W, R, B, None, hidden_size)
-    Y, (Y_h,) = _run(backend, cell, _rnn_step, (W, R, B, None), X, sequence_lens, (initial_h,), layout)
+    Y, (Y_h,) = _run(backend, cell, rnn_step, (W, R, B, None), X, sequence_lens, (initial_h,), layout)
     return Y, Y_h
 
 
-def _lstm_step(side: _Side, xW: Array, state: State) -> State:
+def lstm_step(side: Side, xW: Array, state: State) -> State:
+    """One step of an LSTM: the hoisted input product xW [N, 4*H] and (h, c) to the new (h, c)."""
     h, c = state
     f, g, h_of = side.activations
     z = xW + side.backend.matmul(h, side.R)
@@ -145,7 +147,8 @@ def _lstm_step(side: _Side, xW: Array, state: State) -> State:
     return o * h_of(c), c
 
 
-def _gru_step(side: _Side, xW: Array, state: State) -> State:
+def gru_step(side: Side, xW: Array, state: State) -> State:
+    """One step of a GRU: the hoisted input product xW [N, 3*H] and (h,) to the new (h,)."""
     (h,) = state
     f, g = side.activations
     matmul, bias = side.backend.matmul, None if side.Rb is None else side.Rb[2 * side.hidden :]
@@ -161,7 +164,8 @@ def _gru_step(side: _Side, xW: Array, state: State) -> State:
     return ((1 - z) * candidate + z * h,)
 
 
-def _rnn_step(side: _Side, xW: Array, state: State) -> State:
+def rnn_step(side: Side, xW: Array, state: State) -> State:
+    """One step of an RNN: the hoisted input product xW [N, H] and (h,) to the new (h,)."""
     (f,) = side.activations
     return (f(xW + side.backend.matmul(state[0], side.R)),)
 
@@ -169,7 +173,7 @@ def _rnn_step(side: _Side, xW: Array, state: State) -> State:
 def _run(
     backend: Backend,
     cell: Cell,
-    step: Callable[[_Side, Array, State], State],
+    step: Callable[[Side, Array, State], State],
     weights: tuple[Array, Array, Array | None, Array | None],
     X: Array,
     lengths: Array | None,
@@ -186,7 +190,7 @@ def _run(
         X = backend.xp.where(mask, X, backend.xp.zeros_like(X))
     runs = []
     for at, reverse in enumerate({"forward": (False,), "reverse": (True,)}.get(cell.direction, (False, True))):
-        side = _side(backend, cell, at, W, R, B, P)
+        side = side_of(backend, cell, at, W, R, B, P)
         start = tuple(_state(backend, state, at, X, side.hidden) for state in states_)
         runs.append(_run_side(side, step, X, mask, start, reverse))
     stack = backend.xp.stack
@@ -198,8 +202,8 @@ def _run(
 
 
 def _run_side(
-    side: _Side,
-    step: Callable[[_Side, Array, State], State],
+    side: Side,
+    step: Callable[[Side, Array, State], State],
     X: Array,
     mask: Array | None,
     start: State,
@@ -207,7 +211,7 @@ def _run_side(
 ) -> tuple[Array, State]:
     backend, where, zeros = side.backend, side.backend.xp.where, side.backend.xp.zeros_like
     xW = backend.matmul(X, side.W)
-    bias = _hoisted_bias(side)
+    bias = hoisted_bias(side)
     xW = xW if bias is None else xW + bias
     if mask is None:
         final, ys = backend.scan(lambda state, x: _unmasked(step(side, x[0], state)), start, (xW,), reverse)
@@ -228,7 +232,7 @@ def _unmasked(state: State) -> tuple[State, State]:
     return state, (state[0],)
 
 
-def _hoisted_bias(side: _Side) -> Array | None:
+def hoisted_bias(side: Side) -> Array | None:
     """Both biases where they only enter as a sum; of the GRU's h under linear_before_reset, Wb alone."""
     if side.Wb is None or side.Rb is None:
         return None
@@ -238,11 +242,12 @@ def _hoisted_bias(side: _Side) -> Array | None:
     return side.backend.xp.concat([side.Wb[:inner] + side.Rb[:inner], side.Wb[inner:]], axis=0)
 
 
-def _side(backend: Backend, cell: Cell, at: int, W: Array, R: Array, B: Array | None, P: Array | None) -> _Side:
+def side_of(backend: Backend, cell: Cell, at: int, W: Array, R: Array, B: Array | None, P: Array | None) -> Side:
+    """Direction `at` of the ONNX blocks, its weights transposed once and its activations bound."""
     rows = int(R.shape[1])
     table = cell.activation_table()[at]
     clips = [cell.clip, cell.clip, None][: len(table)]  # onnxruntime does not clip the input of the LSTM's h
-    return _Side(
+    return Side(
         backend=backend,
         cell=cell,
         W=backend.xp.permute_dims(W[at], (1, 0)),
