@@ -314,7 +314,8 @@ def _check_shapes(cell: Cell) -> None:
         if array.dtype != cell.W.dtype:
             raise BadInput(f"{name} is {array.dtype} and W is {cell.W.dtype}", where=where, do="cast them to one dtype")
         if not np.isfinite(array).all():
-            raise BadInput(f"{name} holds NaN or inf, which onnxruntime would hide", where=where)
+            raise BadInput(f"{name} holds NaN or inf, which onnxruntime would hide", where=where,
+                           expected="finite numbers", do="train or load the weights again")  # fmt: skip
 
 
 def _freeze_attributes(cell: Cell) -> None:

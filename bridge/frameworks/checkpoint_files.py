@@ -65,7 +65,8 @@ def read_entries(path: str | os.PathLike[str]) -> dict[str, Entry]:
     if suffix not in SUFFIXES:
         raise UsageError("no weight file", where=str(file), expected="a path ending in " + ", ".join(SUFFIXES))
     if not file.is_file():
-        raise BadInput("no such file", where=str(file), got="a folder" if file.is_dir() else "nothing there")
+        raise BadInput("no such file", where=str(file), got="a folder" if file.is_dir() else "nothing there",
+                       expected=f"a {suffix} file", do="check the path")  # fmt: skip
     try:
         if suffix == ".npz":
             return _npz_entries(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,12 +60,24 @@ def _check_archive(path: str, custom_objects: Mapping[str, type]) -> None:
                 raise BadInput("not a .keras file", where=path, got=", ".join(sorted(names)[:5]) or "an empty archive",
                                expected="config.json and model.weights.h5")  # fmt: skip
             config = json.loads(archive.read("config.json"))
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise BadInput(f"not a readable .keras file: {error}", where=path) from error
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        ValueError,
+        NotImplementedError,
+        RecursionError,
+        RuntimeError,
+        EOFError,
+        zlib.error,
+    ) as error:
+        raise BadInput(
+            "not a readable .keras file", where=path, got=str(error), do="check the path, or save it again"
+        ) from error
     for module, name, registered in _classes(config):
         given = name in custom_objects or registered in custom_objects
         if name in EXECUTABLE:
-            raise Unsupported(f"the file holds a {name}, which is code, and bridge runs none", where=path)
+            raise Unsupported(f"the file holds a {name}, which is code, and bridge runs none", where=path,
+                              do="replace it by a layer of Keras")  # fmt: skip
         if module is not None and module.partition(".")[0] not in MODULES and not given:
             raise Unsupported(f"the file names the class {module}.{name}", where=path,
                               do="pass it as custom_objects")  # fmt: skip

@@ -80,7 +80,9 @@ def read_h5(path: str) -> FileCells:
         with h5py.File(path, "r") as file:
             return _read(file, path)
     except (OSError, RuntimeError, KeyError) as error:
-        raise BadInput(f"not a readable h5 file: {error}", where=path) from error
+        raise BadInput(
+            "not a readable h5 file", where=path, got=str(error), do="check the path, or save it again"
+        ) from error
 
 
 def _read(file: Any, path: str) -> FileCells:
@@ -133,7 +135,7 @@ def _document(file: Any, path: str) -> Any:
     raw = file.attrs.get("model_config")
     try:
         return None if raw is None else json.loads(_text(raw))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"model_config is no JSON: {error}", where=path) from error
 
 
@@ -187,7 +189,8 @@ def _refuse_links(group: Any, path: str) -> None:
     for name in group:
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
-            raise BadInput("a link, and weights stand in the file itself", where=f"{path}: {group.name}/{name}")
+            raise BadInput("a link, and weights stand in the file itself", where=f"{path}: {group.name}/{name}",
+                           do="store the array in the file")  # fmt: skip
         if isinstance(item := group[name], h5py.Group):
             if item.name.count("/") > 64:
                 raise BadInput("groups nested too deeply", where=path)

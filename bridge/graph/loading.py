@@ -33,7 +33,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
                            do="store the weights as external data")  # fmt: skip
         data = Path(where).read_bytes()
     except (OSError, ValueError) as error:
-        raise BadInput("the file cannot be read", where=repr(where), got=str(error)) from error
+        raise BadInput("the file cannot be read", where=repr(where), got=str(error), do="check the path") from error
     return _build(_decode(data, where), where, Path(where).parent)
 
 

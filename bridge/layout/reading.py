@@ -166,7 +166,8 @@ def _sizes(layout: Layout, slots: list[Slot], params: Mapping[str, Array]) -> Si
     for slot in slots:
         array = params[slot.key]
         if 0 in array.shape:
-            raise BadInput(f"{slot.key} has a dimension of 0", where=layout.name, got=list(array.shape))
+            raise BadInput(f"{slot.key} has a dimension of 0", where=layout.name, got=list(array.shape),
+                           expected="at least one unit and one input")  # fmt: skip
         if tuple(array.shape) != sizes.shape(slot) or sizes.inputs < 1:
             raise BadInput(
                 f"{slot.key} has the wrong shape", where=layout.name, got=list(array.shape),
