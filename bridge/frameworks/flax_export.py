@@ -9,11 +9,11 @@ second node that has lengths and shares the weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bridge.cell import Cell
-from bridge.errors import Unsupported
+from bridge.errors import BadInput, Unsupported, UsageError
 from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.flax_layers import Direction, Layer, reversed_in_time
 from bridge.frameworks.flax_lengths import Lengths
@@ -68,6 +68,7 @@ def export_layers(layers: Sequence[Layer], source: str, options: ExportOptions) 
 
 def _check_stack(layers: Sequence[Layer], options: ExportOptions) -> None:
     first = layers[0]
+    _check_options(first, options)
     if options.lengths and first.is_step:
         raise Unsupported("a bare cell runs one step and takes no lengths", where=first.path, do="export nnx.RNN(cell)")
     if len(layers) > 1 and any(layer.is_step for layer in layers):
@@ -80,6 +81,23 @@ def _check_stack(layers: Sequence[Layer], options: ExportOptions) -> None:
         if layer.return_carry:
             raise Unsupported("return_carry inside a Sequential hands a tuple to the next layer", where=layer.path,
                               do="leave return_carry to the last layer")  # fmt: skip
+
+
+def _check_options(first: Layer, options: ExportOptions) -> None:
+    if options.custom_objects:
+        raise UsageError("custom_objects names classes of a Keras file", where=first.path, do="leave it out")
+    if options.dynamic is not None:
+        raise Unsupported("`dynamic` is for whole models; batch and time of a recurrent layer are always symbolic",
+                          where=first.path, do="leave dynamic out")  # fmt: skip
+    if options.example is None:
+        return
+    listed = list(options.example.values()) if isinstance(options.example, Mapping) else options.example
+    x = listed[0] if isinstance(listed, (tuple, list)) and listed else listed
+    shape, features = tuple(getattr(x, "shape", ())), first.directions[0].input_shape
+    rank = len(_leading(first)) + len(features)
+    if len(shape) != rank or shape[-1] != features[-1]:
+        raise BadInput("the example does not fit the module", where=first.path, got=list(shape),
+                       expected=f"{rank} axes, the last of {features[-1]}")  # fmt: skip
 
 
 def _leading(layer: Layer) -> list[str]:

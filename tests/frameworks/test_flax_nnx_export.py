@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from bridge.cell import Cell
-from bridge.errors import BadInput, NotRepresentable, Unsupported
+from bridge.errors import BadInput, NotRepresentable, Unsupported, UsageError
 from bridge.frameworks import flax_nnx
 from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.flax_nnx_cells import GRUCell, LSTMCell, RNNCell
@@ -263,6 +263,18 @@ def test_refused(make: Any, text: str) -> None:
 def test_a_bare_cell_takes_no_lengths() -> None:
     with pytest.raises(Unsupported, match="takes no lengths"):
         flax_nnx.export(cell("GRUCell"), ExportOptions(lengths=True))
+
+
+def test_options_of_other_sources_are_refused() -> None:
+    module, x = nnx.RNN(cell("GRUCell")), np.zeros((2, 5, 3), np.float32)
+    flax_nnx.export(module, ExportOptions(example=x))
+    flax_nnx.export(module, ExportOptions(example=(x,)))
+    with pytest.raises(BadInput, match="the example does not fit"):
+        flax_nnx.export(module, ExportOptions(example={"input": x[0]}))
+    with pytest.raises(Unsupported, match="always symbolic"):
+        flax_nnx.export(module, ExportOptions(dynamic={"input": {0: "n"}}))
+    with pytest.raises(UsageError, match="custom_objects"):
+        flax_nnx.export(module, ExportOptions(custom_objects={"a": MyCell}))
 
 
 def test_execute_names_what_it_does_not_know() -> None:
