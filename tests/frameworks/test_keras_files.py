@@ -202,6 +202,20 @@ def _other_archive(path: Path, rng: np.random.Generator) -> None:
         archive.writestr("model.weights.h5", b"")
 
 
+def test_a_configuration_nested_without_end_is_bad_input(rng: np.random.Generator, tmp_path: Path) -> None:
+    nested = "[" * 100_000 + "]" * 100_000
+    with zipfile.ZipFile(tmp_path / "deep.keras", "w") as archive:
+        archive.writestr("config.json", nested)
+        archive.writestr("model.weights.h5", b"")
+    with pytest.raises(BadInput, match="not a readable"):
+        door.cells(tmp_path / "deep.keras")
+    path = write_legacy(tmp_path / "deep.h5", weights_of(rng, 4, (4 * UNITS,)))
+    with h5py.File(path, "a") as file:
+        file.attrs["model_config"] = nested[:30_000] + nested[-30_000:]
+    with pytest.raises(BadInput, match="no JSON"):
+        door.cells(path)
+
+
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("damage", [_random_bytes, _empty, _truncated, _other_archive])
 def test_malformed_files_end_in_one_error(
