@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.cell import Cell
 from bridge.errors import BadInput, NotRepresentable, Refused, UsageError
 from bridge.frameworks import conversion
+from bridge.graph.interface import Interface, arranged, neutral
 from bridge.layout import fit, layouts, op_of
 from bridge.layout.holding import holding
+from bridge.ops.program import evaluate
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 ARRAYS = (".npz", ".safetensors", ".pt", ".pth")
 """Suffixes of files that hold named arrays and nothing else."""
@@ -69,7 +73,7 @@ def convert_file(
         check_target(target, overwrite=overwrite)
         found = conversion.cells(source)
         if suffix == ".keras":
-            _save_keras(found, target)
+            _save_keras(source, found, target)
         elif suffix in ARRAYS:
             used = _save_arrays(found, target, layout or ("torch" if suffix in (".pt", ".pth") else ""), overwrite)
         else:
@@ -146,9 +150,45 @@ def _save_arrays(found: Mapping[str, Cell], target: Path, wanted: str, overwrite
     return used
 
 
-def _save_keras(found: Mapping[str, Cell], target: Path) -> None:
-    layers = conversion.build(list(found.values()), "keras")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        temporary = Path(folder) / target.name
-        layers.save(temporary)
-        temporary.replace(target)
+def _save_keras(source: str, found: Mapping[str, Cell], target: Path) -> None:
+    from bridge.frameworks import keras_save
+
+    if not found:
+        raise NotRepresentable("there is no recurrent layer to write", where=source)
+    model = keras_save.sequential(list(found.values()))
+    check_same_function(conversion.to_ir(source), conversion.to_ir(model), source)
+    keras_save.save(model, target)
+
+
+def check_same_function(first: ir.Model, second: ir.Model, where: str) -> None:
+    """Refuse a stack of layers that is not the whole of the model it was taken from.
+
+    Both graphs are evaluated in float64 on one random input: what lies between recurrent layers, an order of layers
+    or a reversed one shows there.
+
+    Raises:
+        NotRepresentable: the graphs have other inputs or compute something else.
+    """
+    sides = [(model, Interface.of(model)) for model in (first, second)]
+    do = "convert it to .onnx, which carries the whole model"
+    if any(len(interface.inputs) != 1 for _, interface in sides):
+        raise NotRepresentable("the model has several inputs and is no plain stack", where=where, do=do)
+    sequence = np.random.default_rng(0).standard_normal((5, 3, _features(sides[0][1])))
+    results = []
+    for model, interface in sides:
+        port = interface.inputs[0]
+        feeds = arranged(interface.inputs, {port.name: sequence})
+        outputs = interface.outputs[:1]
+        results.append(neutral(outputs, evaluate(model, feeds))[outputs[0].name])
+    one, other = (np.asarray(result) for result in results)
+    # float64 against float64: a thousand roundings of the largest value are far below any wrong layer.
+    bound = 1000 * np.finfo(np.float64).eps * max(1.0, float(np.max(np.abs(one), initial=0.0)))
+    if one.shape != other.shape or not np.max(np.abs(one - other), initial=0.0) <= bound:
+        raise NotRepresentable("the model is more than a stack of its recurrent layers", where=where, do=do)
+
+
+def _features(interface: Interface) -> int:
+    dims = interface.inputs[0].dims or ()
+    if not interface.inputs[0].is_sequence or not isinstance(dims[-1], int):
+        raise NotRepresentable("the model's input is no sequence [batch, time, features]", where="convert", got=dims)
+    return dims[-1]

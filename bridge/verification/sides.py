@@ -13,7 +13,7 @@ from bridge import graph, runtime
 from bridge.errors import Refused, UsageError
 from bridge.frameworks import conversion
 from bridge.frameworks.door import ExportOptions
-from bridge.verification.interface import Interface, arranged, neutral
+from bridge.graph.interface import Interface, arranged, neutral
 
 if TYPE_CHECKING:
     import onnx_ir as ir

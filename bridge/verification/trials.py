@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from bridge.errors import UsageError
-from bridge.verification.interface import Interface, Port
+from bridge.graph.interface import Interface, Port
 
 PAIRS: Final = ((1, 7), (3, 5), (2, 24))
 """(batch, time): one sequence, an odd batch that fills no vector lane, and length for errors to grow."""

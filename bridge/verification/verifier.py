@@ -15,10 +15,10 @@ from bridge.cell import Cell
 from bridge.errors import UsageError
 from bridge.frameworks import conversion
 from bridge.frameworks.door import ExportOptions
+from bridge.graph.interface import Interface
 from bridge.ops.program import evaluate
 from bridge.verification import sides
 from bridge.verification.bound import CONCLUSIVE, Error, bound, error_against, growth
-from bridge.verification.interface import Interface
 from bridge.verification.report import OutputRow, PairRow, Report
 from bridge.verification.sides import Device, Side
 from bridge.verification.trials import PAIRS, Trial, make_trial

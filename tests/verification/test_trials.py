@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bridge.errors import UsageError
-from bridge.verification.interface import Interface, Port
+from bridge.graph.interface import Interface, Port
 from bridge.verification.trials import make_trial
 
 F, I32 = np.dtype(np.float32), np.dtype(np.int32)

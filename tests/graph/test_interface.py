@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridge.verification.interface import Port, arranged, neutral
+from bridge.graph.interface import Port, arranged, neutral
 
 F = np.dtype(np.float32)
 TORCH = (

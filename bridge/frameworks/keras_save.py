@@ -1,0 +1,32 @@
+"""A stack of cells as a .keras file of native layers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bridge.cell import Cell
+from bridge.frameworks.keras_build import build
+
+
+def sequential(cells: Sequence[Cell]) -> Any:
+    """A built `keras.Sequential` of native layers, input [batch, time, features].
+
+    Raises:
+        NotRepresentable: Keras has no place for a cell.
+    """
+    import keras
+
+    layers = build(list(cells), False)
+    stacked = list(layers.layers) if isinstance(layers, keras.Sequential) else [layers]
+    return keras.Sequential([keras.Input((None, cells[0].input_size)), *stacked])
+
+
+def save(model: Any, target: Path) -> None:
+    """Write a Keras model beside its place and move it there when it is complete."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        temporary = Path(folder) / target.name
+        model.save(temporary)
+        temporary.replace(target)
