@@ -34,18 +34,19 @@ class NativeCell:
     """The forward Cell, without initial states."""
 
 
-def fit_cell(cell: Cell, api: Api, *, preferred: str | None = None, own_cells: bool = True) -> NativeCell:
+def fit_cell(cell: Cell, api: Api, *, preferred: str = "", own_cells: bool = True) -> NativeCell:
     """The cell that holds the recurrence of one direction: native, or bridge's own with `own_cells`.
 
-    `preferred` is taken first, where it gives the same bits back. Initial states are left out.
+    `preferred` (what a file says that it was; "" for nothing) is taken first, where it gives the same bits back.
+    Initial states are left out.
 
     Raises:
         NotRepresentable: no native cell holds it, and `own_cells` is False.
     """
-    from bridge.layout import fit, read_params
+    from bridge.layout import fit, layouts, read_params
 
     plain = replace(cell, direction="forward", initial_h=None, initial_c=None)
-    if preferred is not None and preferred.startswith((f"flax.{api}.", "bridge.")):
+    if preferred in layouts() and preferred.startswith((f"flax.{api}.", "bridge.")):
         kept = _try(preferred, plain)
         if kept is not None and read_params(preferred, kept.params, **kept.options) == plain:
             return kept

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.cell import Cell
-from bridge.errors import UsageError
+from bridge.errors import BadInput, UsageError
 from bridge.frameworks.flax_fit import Api, NativeCell, fit_cell
 from bridge.frameworks.flax_loop import one_direction
 
@@ -170,7 +170,7 @@ def _recurrent_layers(model: ir.Model, api: Api, tree: Tree) -> Iterator[NativeL
             continue
         key = _weights_key(found.node, found.cell)
         if key not in placed:
-            preferred = found.node.metadata_props.get("bridge.layout")
+            preferred = found.node.metadata_props.get("bridge.layout", "")
             halves = [fit_cell(half, api, preferred=preferred) for half in found.cell.split()]
             names = ("cell",) if len(halves) == 1 else ("forward_cell", "backward_cell")
             placed[key] = tuple(
@@ -217,16 +217,25 @@ def _scan_layers(model: ir.Model, tree: Tree, scan_layer: Callable[..., Any]) ->
         described = node.metadata_props.get("bridge.layer") if node.op_type == "Scan" else None
         if described is None:
             continue
-        layer = json.loads(described)
-        weights = {name: model.graph.initializers.get(stored) for name, stored in layer["weights"].items()}
-        if any(value is None or value.const_value is None for value in weights.values()):
-            continue
-        arrays = {name: value.const_value.numpy() for name, value in weights.items()}  # type: ignore[union-attr]
-        native = scan_layer(layer["layer"], layer["options"], arrays, node)
+        name, options, arrays = _described_layer(model, described, node_name(node))
+        native = scan_layer(name, options, arrays, node)
         if native is not None:
             leaf, run = native
             path = tree.insert((*clean_path(node.metadata_props.get("bridge.path") or node_name(node)), "cell"), leaf)
             yield NativeLayer(node_name(node), (path,), run)
+
+
+def _described_layer(model: ir.Model, described: str, where: str) -> tuple[str, Any, dict[str, np.ndarray]]:
+    """The layer's name, options and weights that a node's metadata say. Raises BadInput where they do not fit."""
+    try:
+        layer = json.loads(described)
+        tensors = {name: model.graph.initializers[stored].const_value for name, stored in layer["weights"].items()}
+        arrays = {name: np.asarray(tensor.numpy()) for name, tensor in tensors.items() if tensor is not None}
+        return str(layer["layer"]), dict(layer["options"]), arrays
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadInput("the metadata 'bridge.layer' does not fit the model", where=f"Scan {where!r}",
+                       got=str(error)[:200], do="delete this metadata: the node is imported as a plain Scan then",
+                       ) from error  # fmt: skip
 
 
 def _zero_states(model: ir.Model) -> set[str]:

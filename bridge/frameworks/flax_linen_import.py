@@ -15,6 +15,7 @@ from flax import linen as nn
 from flax.traverse_util import unflatten_dict
 
 from bridge.cell import Activation
+from bridge.errors import BadInput
 from bridge.frameworks.flax_activations import function_of
 from bridge.frameworks.flax_fit import NativeCell
 from bridge.frameworks.flax_import import Graph, Path, device_array
@@ -176,12 +177,31 @@ def _scan_layer(
     """The ConvLSTMCell that a Scan of bridge's own writing is, and how it runs; None for other layers."""
     if layer != CONV_LSTM:
         return None
-    params = {name: np.ascontiguousarray(np.moveaxis(value, (0, 1), (-1, -2))) if name.endswith("kernel") else value
+    params = {name: np.ascontiguousarray(np.moveaxis(value, (0, 1), (-1, -2))) if value.ndim > 1 else value
               for name, value in weights.items()}  # fmt: skip
+    _check_conv(options, params, str(node.name))
     native = ConvCell(options, params)
     directions = node.attributes.get("scan_input_directions")
     reverse = directions is not None and list(directions.value) == [1]
     return native, functools.partial(_run_conv, _conv_cell(native), reverse, len(node.outputs) - 2)
+
+
+def _check_conv(options: Mapping[str, Any], params: Mapping[str, np.ndarray], where: str) -> None:
+    """Refuse metadata that describe no ConvLSTMCell of these weights. Raises BadInput."""
+    known = {"features", "kernel_size", "padding", "use_bias"}
+    fits = set(options) == known and isinstance(options["features"], int) and isinstance(options["kernel_size"], list)
+    if fits:
+        kernel, width = tuple(options["kernel_size"]), 4 * options["features"]
+        shapes: dict[str, tuple[int, ...]] = {"hh.kernel": (*kernel, options["features"], width)}
+        if options["use_bias"]:
+            shapes |= {"ih.bias": (width,), "hh.bias": (width,)}
+        of_x = params.get("ih.kernel", np.empty(0)).shape
+        fits = set(params) == {*shapes, "ih.kernel"} and (*of_x[:-2], *of_x[-1:]) == (*kernel, width)
+        fits = fits and all(params[name].shape == shape for name, shape in shapes.items())
+    if not fits:
+        raise BadInput("the metadata 'bridge.layer' does not fit the weights", where=f"Scan {where!r}",
+                       got=dict(options),
+                       do="delete this metadata: the node is imported as a plain Scan then")  # fmt: skip
 
 
 def _run_conv(

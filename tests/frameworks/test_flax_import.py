@@ -116,6 +116,28 @@ def test_linen_to_onnx_to_linen_gives_the_same_bits(make: Any, options: dict[str
     assert_agree(model, called((net, imported), feeds), feeds)
 
 
+@pytest.mark.parametrize(
+    "lie",
+    ["{", "[]", '{"layer": 1}', '{"layer": "flax.linen.ConvLSTMCell", "options": {}, "weights": {"a": "b"}}',
+     '{"layer": "flax.linen.ConvLSTMCell", "options": {}, "weights": {}}'],
+    ids=str,
+)  # fmt: skip
+def test_metadata_that_do_not_fit_are_bad_input(lie: str) -> None:
+    pair = random_linen(nn.RNN(nn.ConvLSTMCell(4, (3, 2))), 2, 5, 4, 3, 3)
+    model = flax_linen.export(pair, ExportOptions())
+    next(node for node in model.graph if node.op_type == "Scan").metadata_props["bridge.layer"] = lie
+    with pytest.raises(BadInput, match=r"bridge\.layer"):
+        flax_linen.import_model(model, None)
+
+
+@pytest.mark.parametrize("lie", ["no.such", "flax.nnx.LSTMCell", "flax.nnx.SimpleCell"])
+def test_a_layout_that_does_not_fit_is_only_a_hint(lie: str) -> None:
+    model = one_node(random_cell("GRU", 3, 4, np.random.default_rng(0)))
+    next(node for node in model.graph if node.op_type == "GRU").metadata_props["bridge.layout"] = lie
+    feeds = feeds_of(model)
+    assert_agree(model, called(flax_nnx.import_model(model, None), feeds), feeds)
+
+
 def test_a_conv_lstm_runs_in_nnx_too() -> None:
     pair = random_linen(nn.RNN(nn.ConvLSTMCell(4, (3, 2))), 2, 5, 4, 3, 3)
     model = flax_linen.export(pair, ExportOptions(lengths=True))
