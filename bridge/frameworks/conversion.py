@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -10,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from bridge.cell import Cell
-from bridge.errors import UsageError
+from bridge.errors import BridgeError, UsageError
 from bridge.frameworks.door import Door, ExportOptions
 
 if TYPE_CHECKING:
@@ -197,6 +198,27 @@ def cells(source: object) -> dict[str, Cell]:
     from bridge import graph
 
     return graph.find_cells(graph.as_model(source))
+
+
+def notes(source: object) -> tuple[str, ...]:
+    """What reading `source` had to decide or leave out, in words: dropout, padding, activations that no file records.
+
+    Empty for a source that cannot be exported, whose own error says why.
+    """
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source).lower().endswith(".h5"):
+        from bridge.frameworks.keras_h5 import read_h5
+
+        return read_h5(os.fspath(source)).notes
+    try:
+        model = to_ir(source)
+    except BridgeError:
+        return ()
+    return graph_notes(model)
+
+
+def graph_notes(model: ir.Model) -> tuple[str, ...]:
+    """The notes that an export left in the model's metadata."""
+    return tuple(str(note) for note in json.loads(model.metadata_props.get("bridge.notes", "[]")))
 
 
 def assign(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:

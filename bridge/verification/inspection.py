@@ -58,6 +58,8 @@ class Inspection:
 
     source: str
     layers: tuple[Layer, ...]
+    notes: tuple[str, ...]
+    """What reading the source had to decide: defaults that a file does not record, what an export leaves out."""
 
     def to_dict(self) -> dict[str, Any]:
         """The document that schemas/inspection.schema.json describes."""
@@ -77,7 +79,7 @@ class Inspection:
                     lines.append(f"  {target.layout}: {target.parameters:,} parameters{options}")
                 else:
                     lines.append(f"  {target.layout}: no: {target.reason}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def inspect(source: object) -> Inspection:
@@ -87,7 +89,8 @@ def inspect(source: object) -> Inspection:
         BadInput: a malformed file.
     """
     found = conversion.cells(source)
-    return Inspection(source=label(source), layers=tuple(_layer(name, cell) for name, cell in found.items()))
+    layers = tuple(_layer(name, cell) for name, cell in found.items())
+    return Inspection(source=label(source), layers=layers, notes=conversion.notes(source))
 
 
 def _layer(name: str, cell: Cell) -> Layer:

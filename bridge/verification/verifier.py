@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -102,7 +101,7 @@ def _prepare(a: object, b: object, device: Device) -> tuple[Case, list[str]]:
     interface = Interface.of(model)
     candidates = _candidates(a, b, model, options, device, a_is_graph, b_is_target, b_is_live)
     payload = str(a) if a_is_graph and isinstance(a, str) else graph.to_proto(model)
-    notes = _notes(model)
+    notes = list(conversion.graph_notes(model))
     if not all(side.same_padding for side in candidates):
         notes.append("outputs beyond a sequence's length are not compared: the two frameworks fill them differently")
     return Case(model, payload, interface, candidates, device), notes
@@ -196,10 +195,6 @@ def _providers(case: Case, pairs: list[PairRow], inputs: Feeds | Sequence[Feeds]
     else:
         feeds = inputs if isinstance(inputs, Mapping) else inputs[-1]
     return dict(runtime.run_model(case.payload, feeds, device=case.device).providers)
-
-
-def _notes(model: ir.Model) -> list[str]:
-    return [str(note) for note in json.loads(model.metadata_props.get("bridge.notes", "[]"))]
 
 
 def _versions() -> dict[str, str]:
