@@ -14,6 +14,15 @@ Forward = Callable[..., Any]
 """forward(layer, x, **options of the native call) -> what the native module returns."""
 
 
+def run_graph(
+    names: Sequence[str], model: Callable[..., Any], feeds: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Outputs of an imported model by name."""
+    result = model(**feeds)
+    values = result if isinstance(result, tuple) else (result,)
+    return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+
+
 def run_layers(layers: Sequence[Layer], feeds: Mapping[str, np.ndarray], forward: Forward) -> dict[str, np.ndarray]:
     """Outputs by name. Which of lengths and initial states are there is read off `feeds`.
 

@@ -59,8 +59,8 @@ class Graph:
         remaining = {name: value for name, value in (static or {}).items()
                      if any(each.name == name for each in model.graph.inputs)}  # fmt: skip
         tree = Tree(reserved)
-        layers = [*_recurrent_layers(model, api, tree), *_scan_layers(model, tree, scan_layer)]
-        takeover = {layer.node: partial(_dispatch, layer) for layer in layers}
+        self.layers = (*_recurrent_layers(model, api, tree), *_scan_layers(model, tree, scan_layer))
+        takeover = {layer.node: partial(_dispatch, layer) for layer in self.layers}
         self.program = Program(model, JaxBackend(), layers=takeover, static=remaining)
         quiet = _zero_states(model)
         self.parameters: dict[str, Path] = {

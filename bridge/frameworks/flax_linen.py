@@ -30,7 +30,7 @@ def owns(source: object) -> bool:
 def export(source: Pair, options: ExportOptions) -> ir.Model:
     """The ONNX model of an nn.RNN, nn.Bidirectional, cell, or nn.Sequential of them: one fused node a layer.
 
-    ConvLSTMCell becomes an exact Scan.
+    ConvLSTMCell becomes an exact Scan. A pair that was imported is its graph again, with the given variables.
 
     Raises:
         Unsupported: anything else in it, or an option of the layer that could not be carried exactly.
@@ -38,8 +38,12 @@ def export(source: Pair, options: ExportOptions) -> ir.Model:
         BadInput: variables that do not fit the module.
     """
     from bridge.frameworks.flax_export import export_layers
-    from bridge.frameworks.flax_linen_read import read_layers, source_name
+    from bridge.frameworks.flax_linen_import import OnnxModule
+    from bridge.frameworks.flax_linen_read import bind, read_layers, source_name
 
+    if isinstance(source[0], OnnxModule):
+        present: ir.Model = bind(source).present_model(options)
+        return present
     return export_layers(read_layers(source), source_name(source[0]), options)
 
 
@@ -100,7 +104,10 @@ def execute(source: Pair, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     Raises:
         BadInput: unknown or missing inputs.
     """
-    from bridge.frameworks.flax_execute import run_layers
-    from bridge.frameworks.flax_linen_read import forward, read_layers
+    from bridge.frameworks.flax_execute import run_graph, run_layers
+    from bridge.frameworks.flax_linen_import import OnnxModule
+    from bridge.frameworks.flax_linen_read import bind, forward, read_layers
 
+    if isinstance(source[0], OnnxModule):
+        return run_graph(source[0].output_names, bind(source), feeds)
     return run_layers(read_layers(source), feeds, forward)

@@ -28,13 +28,18 @@ def owns(source: object) -> bool:
 def export(source: Any, options: ExportOptions) -> ir.Model:
     """The ONNX model of an nnx.RNN, nnx.Bidirectional, cell, or nnx.Sequential of them: one fused node a layer.
 
+    A module that was imported is its graph again, with the present parameters.
+
     Raises:
         Unsupported: anything else in it, or an option of the layer that could not be carried exactly.
         UsageError: options that the module does not have.
     """
     from bridge.frameworks.flax_export import export_layers
+    from bridge.frameworks.flax_nnx_import import OnnxModule
     from bridge.frameworks.flax_nnx_read import read_layers, source_name
 
+    if isinstance(source, OnnxModule):
+        return source.present_model(options)
     return export_layers(read_layers(source), source_name(source), options)
 
 
@@ -93,9 +98,12 @@ def execute(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     Raises:
         BadInput: unknown or missing inputs.
     """
-    from bridge.frameworks.flax_execute import run_layers
+    from bridge.frameworks.flax_execute import run_graph, run_layers
+    from bridge.frameworks.flax_nnx_import import OnnxModule
     from bridge.frameworks.flax_nnx_read import forward, read_layers
 
+    if isinstance(source, OnnxModule):
+        return run_graph(source.output_names, source, feeds)
     return run_layers(read_layers(source), feeds, forward)
 
 

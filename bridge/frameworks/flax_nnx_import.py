@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flax import nnx
 
 from bridge.cell import Activation, Cell
+from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.flax_activations import function_of
 from bridge.frameworks.flax_fit import NativeCell
 from bridge.frameworks.flax_import import Graph, Path, device_array
@@ -60,6 +61,12 @@ class OnnxModule(nnx.Module):  # type: ignore[misc]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph. Raises UsageError for wrong inputs, BadInput for wrong dtypes or shapes."""
         return self.graph.run(args, kwargs, self._held)
+
+    def present_model(self, options: ExportOptions) -> ir.Model:
+        """The imported graph with the present parameters. Raises UsageError for options."""
+        from bridge.frameworks.flax_present import present_model
+
+        return present_model(self.graph, self._held, options)
 
     def _held(self, path: Path) -> Any:
         """What is at `path` now: an array, or the parameters of a cell by their names in its layout."""

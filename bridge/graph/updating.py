@@ -21,9 +21,9 @@ def with_weights(
 
     Args:
         model: any model.
-        initializers: new values of initialisers by name, in whatever graph they are.
-        nodes: for each node by name, new constants in the place of inputs by position; other readers of the
-            initialisers that stood there keep the old values.
+        initializers: new values of initialisers and Constant nodes by name, in whatever graph they are.
+        nodes: for each node by name (its first output's where it has none), new constants in the place of inputs by
+            position, which it may not have had; other readers of the initialisers that stood there keep the old values.
 
     Raises:
         Unsupported: a name that no initialiser has, or several have.
@@ -33,12 +33,18 @@ def with_weights(
     copy = model.clone()
     for name, array in initializers.items():
         found = [graph.initializers[name] for graph in copy.graphs() if name in graph.initializers]
-        if len(found) != 1:
+        constants = [node for node in copy.graph.all_nodes() if node.op_type == "Constant" and _name(node) == name]
+        if len(found) + len(constants) != 1:
             raise Unsupported("a weight cannot be put back: not one initialiser has its name", where=name,
-                              got=f"{len(found)} of them")  # fmt: skip
-        found[0].const_value = ir.Tensor(array, name=name)
+                              got=f"{len(found) + len(constants)} of them")  # fmt: skip
+        for value in found:
+            value.const_value = ir.Tensor(array, name=name)
+        for node in constants:
+            node.attributes.clear()
+            node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(array))
     for node in copy.graph.all_nodes():
-        for at, array in nodes.get(node.name or "", {}).items():
+        for at, array in (nodes.get(node.name or _name(node)) or {}).items():
+            node.resize_inputs(max(at + 1, len(node.inputs)))
             old = node.inputs[at]
             fresh = ir.Value(name=_fresh(copy, f"{node.name}.{at}"), type=None if old is None else old.type,
                              shape=ir.Shape(array.shape))  # fmt: skip
@@ -48,6 +54,10 @@ def with_weights(
             if old is not None:
                 _drop_unread(old)
     return copy
+
+
+def _name(node: ir.Node) -> str:
+    return str(node.outputs[0].name)
 
 
 def _fresh(model: ir.Model, wanted: str) -> str:
