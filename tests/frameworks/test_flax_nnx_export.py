@@ -35,6 +35,13 @@ ORDERS = {
 }
 
 
+def name_of(value: object) -> str:
+    """The name of a function, without the address that differs from one process to the next."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    return value if isinstance(value, str) else str(getattr(value, "__name__", type(value).__name__))
+
+
 def cell(kind: str, inputs: int = 3, hidden: int = 4, **options: Any) -> Any:
     return NATIVE[kind](inputs, hidden, rngs=nnx.Rngs(0), **options)
 
@@ -121,7 +128,7 @@ def test_a_bare_cell_is_one_step(kind: str, states: str) -> None:
         (jax.nn.identity, "Affine(1, 0)"),
         (jax.lax.tanh, "Tanh"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_activations_are_known_by_identity(function: Any, activation: str) -> None:
     module = nnx.RNN(cell("LSTMCell", gate_fn=jax.lax.logistic, activation_fn=function))
@@ -144,7 +151,7 @@ def test_activations_are_known_by_identity(function: Any, activation: str) -> No
         jax.nn.hard_silu,
         jax.nn.log_sigmoid,
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_activations_that_the_operator_lacks_are_an_exact_scan(function: Any) -> None:
     module = nnx.RNN(cell("LSTMCell", activation_fn=function), reverse=True)
