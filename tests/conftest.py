@@ -1,12 +1,20 @@
-"""The figures of the conformance matrix at the end of a run.
+"""What holds for the whole suite: reproducible property tests, and the conformance figures at the end of a run.
 
-They stand here because the controller of pytest-xdist reads no conftest.py deeper down.
+The figures stand here because the controller of pytest-xdist reads no conftest.py deeper down.
 """
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from typing import Any
+
+from hypothesis import settings
+
+# The same examples on every machine, loaded or idle: a red suite is a defect and never luck. To search further:
+# HYPOTHESIS_PROFILE=default scripts/test.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
