@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BadInput, Unsupported, UsageError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from bridge.graph import Writer
+    from bridge.graph.recurrent import Form
 
 
 def export_stack(stack: Stack, options: ExportOptions) -> ir.Model:
@@ -43,8 +45,6 @@ def export_stack(stack: Stack, options: ExportOptions) -> ir.Model:
 
 
 def _write_sequence(w: Writer, stack: Stack, options: ExportOptions) -> None:
-    from bridge.graph.sequences import merge_directions
-
     dtype, first = stack.layers[0].cell.dtype.name, stack.layers[0].cell
     axes = ("batch", "time") if stack.batch_first else ("time", "batch")
     x: Any = w.input("input", dtype, (*axes, first.input_size))
@@ -52,18 +52,40 @@ def _write_sequence(w: Writer, stack: Stack, options: ExportOptions) -> None:
     initial = _state_inputs(w, stack, options)
     if stack.batch_first:
         x = w.transpose(x, (1, 0, 2))
-    finals: dict[str, list[Any]] = {name: [] for name in _state_names(stack)}
+    y, finals = write_layers(w, stack, x, lengths, initial, options.form, batch_first=stack.batch_first)
+    top = stack.layers[-1]
+    w.output(y, "output", dtype, (*axes, top.state_size * top.cell.num_directions))
+    for name, value in finals.items():
+        w.output(value, f"{name}_n", dtype, state_shape(stack, name))
+
+
+def write_layers(
+    w: Writer, stack: Stack, x: ir.Value, lengths: ir.Value | None, initial: Mapping[str, ir.Value], form: Form, *,
+    batch_first: bool = False,
+) -> tuple[ir.Value, dict[str, ir.Value]]:  # fmt: skip
+    """Write every layer over x [T,N,I]: the output [T,N,D*H] ([N,T,D*H] with `batch_first`) and the final states.
+
+    Args:
+        w: the Writer.
+        stack: the layers.
+        x: of the cells' dtype.
+        lengths: int32 [N], or None.
+        initial: "h" and "c" as torch stacks them, [layers * D, N, size]; one that is missing is zeros.
+        form: "fused" or "scan".
+        batch_first: of the output.
+    """
+    from bridge.graph.sequences import merge_directions
+
+    parts = {name: _cut(w, stack, value) for name, value in initial.items()}
+    finals: dict[str, list[ir.Value]] = {name: [] for name in state_names(stack)}
     for at, layer in enumerate(stack.layers):
-        own = {name: values[at] for name, values in initial.items()}
-        y, *states = _write_layer(w, layer, x, lengths, own, options)
+        own = {name: values[at] for name, values in parts.items()}
+        y, *states = write_layer(w, layer, x, lengths, own, form)
         for name, state in zip("hc", states, strict=True):
             if state is not None:
                 finals[name].append(state)
-        x = merge_directions(w, y, batch_first=stack.batch_first and at == len(stack.layers) - 1)
-    top = stack.layers[-1]
-    w.output(x, "output", dtype, (*axes, top.state_size * top.cell.num_directions))
-    for name, values in finals.items():
-        w.output(w.concat(values, 0), f"{name}_n", dtype, _state_shape(stack, name))
+        x = merge_directions(w, y, batch_first=batch_first and at == len(stack.layers) - 1)
+    return x, {name: w.concat(values, 0) for name, values in finals.items()}
 
 
 def _write_step(w: Writer, stack: Stack, options: ExportOptions) -> None:
@@ -72,47 +94,51 @@ def _write_step(w: Writer, stack: Stack, options: ExportOptions) -> None:
     x = w.input("input", cell.dtype.name, ("batch", cell.input_size))
     own = {}
     if options.states == "inputs":
-        for name in _state_names(stack):
+        for name in state_names(stack):
             state = w.input(f"initial_{name}", cell.dtype.name, ("batch", cell.hidden_size))
             own[name] = w.unsqueeze(state, 0)
-    _, *finals = _write_layer(w, layer, w.unsqueeze(x, 0), None, own, options)
+    _, *finals = write_layer(w, layer, w.unsqueeze(x, 0), None, own, options.form)
     for name, final in zip("hc", finals, strict=True):
         if final is not None:
             w.output(w.squeeze(final, 0), f"{name}_n", cell.dtype.name, ("batch", cell.hidden_size))
 
 
-def _write_layer(
-    w: Writer, layer: Layer, x: ir.Value, lengths: ir.Value | None, own: dict[str, ir.Value], options: ExportOptions
+def write_layer(
+    w: Writer, layer: Layer, x: ir.Value, lengths: ir.Value | None, own: Mapping[str, ir.Value], form: Form
 ) -> tuple[ir.Value, ir.Value, ir.Value | None]:
+    """Write one layer over x [T,N,I] from the states "h" and "c" [D,N,size]: Y [T,D,N,H], Y_h and Y_c [D,N,size]."""
     if layer.projection is not None:
         return write_projected(w, layer, x, lengths, own.get("h"), own.get("c"))
     return w.recurrent(layer.cell, x, lengths=lengths, initial_h=own.get("h"), initial_c=own.get("c"),
-                       name=layer.name, form=options.form)  # fmt: skip
+                       name=layer.name, form=form)  # fmt: skip
 
 
-def _state_inputs(w: Writer, stack: Stack, options: ExportOptions) -> dict[str, list[ir.Value]]:
-    """The initial states of each layer, cut from torch's [layers * D, N, H]."""
+def _state_inputs(w: Writer, stack: Stack, options: ExportOptions) -> dict[str, ir.Value]:
+    """The initial states, as torch stacks them."""
     if options.states == "zero":
         return {}
+    dtype = stack.layers[0].cell.dtype.name
+    return {name: w.input(f"initial_{name}", dtype, state_shape(stack, name)) for name in state_names(stack)}
+
+
+def _cut(w: Writer, stack: Stack, value: ir.Value) -> list[ir.Value]:
+    """The states of each layer, cut from torch's [layers * D, N, size]."""
     count, directions = len(stack.layers), stack.layers[0].cell.num_directions
-    result: dict[str, list[ir.Value]] = {}
-    for name in _state_names(stack):
-        value = w.input(f"initial_{name}", stack.layers[0].cell.dtype.name, _state_shape(stack, name))
-        if count == 1:
-            result[name] = [value]
-        else:
-            result[name] = list(w.op("Split", value, w.constant([directions] * count), outputs=count, axis=0))
-    return result
+    if count == 1:
+        return [value]
+    return list(w.op("Split", value, w.constant([directions] * count), outputs=count, axis=0))
 
 
-def _state_names(stack: Stack) -> tuple[str, ...]:
+def state_names(stack: Stack) -> tuple[str, ...]:
+    """The states of the stack's operator: "h", and "c" for LSTM."""
     return ("h", "c") if stack.layers[0].cell.op == "LSTM" else ("h",)
 
 
-def _state_shape(stack: Stack, name: str) -> tuple[int | str, ...]:
+def state_shape(stack: Stack, name: str, batch: Any = "batch") -> tuple[Any, ...]:
+    """The shape of a state as torch stacks it."""
     first = stack.layers[0]
     size = first.state_size if name == "h" else first.cell.hidden_size
-    return (len(stack.layers) * first.cell.num_directions, "batch", size)
+    return (len(stack.layers) * first.cell.num_directions, batch, size)
 
 
 def _check_options(stack: Stack, options: ExportOptions) -> None:

@@ -27,20 +27,27 @@ def owns(source: object) -> bool:
 
 
 def export(source: torch.nn.Module, options: ExportOptions) -> ir.Model:
-    """The ONNX model of a recurrent module, one fused node a layer; no tracing, and the module stays as it is.
+    """The ONNX model of a module, one fused node a recurrent layer; the module stays as it is.
+
+    A recurrent module itself is written without tracing; any other goes through torch's exporter, by its `example`.
 
     Raises:
-        Unsupported: a module that is not recurrent, or holds one that is not; hooks; a dtype that is not carried.
+        Unsupported: something that cannot be exported (the path is named); hooks on a bare layer; a dtype.
         UsageError: options that the module does not have.
         BadInput: weights that hold NaN or inf, or an `example` that does not fit.
     """
     from bridge.frameworks.stack_export import export_stack
     from bridge.frameworks.torch_import import OnnxModule
-    from bridge.frameworks.torch_read import bare_stack
+    from bridge.frameworks.torch_own import OwnStack, Whole
+    from bridge.frameworks.torch_read import kind_of, read_stack
 
     if isinstance(source, OnnxModule):
         return source.present_model(options)
-    return export_stack(bare_stack(source), options)
+    if isinstance(source, OwnStack) or (kind_of(source) is not None and not isinstance(source, Whole)):
+        return export_stack(read_stack(source), options)
+    from bridge.frameworks.torch_whole import export_whole
+
+    return export_whole(source, options)
 
 
 def cells(source: torch.nn.Module) -> dict[str, Cell]:

@@ -62,25 +62,6 @@ def read_cells(module: nn.Module) -> dict[str, Cell]:
     return found
 
 
-def bare_stack(module: nn.Module) -> Stack:
-    """The Stack of a module that is recurrent itself.
-
-    Raises:
-        Unsupported: any other module, with the first one in it that is not recurrent named.
-    """
-    if kind_of(module) is not None and (isinstance(module, OwnStack) or not isinstance(module, Whole)):
-        return read_stack(module)
-    for path, child in module.named_modules():
-        if path and not any(True for _ in child.children()) and kind_of(child) is None:
-            what = f"{path} is a {type(child).__name__}: whole torch modules are not exported yet"
-            break
-    else:
-        what = f"{type(module).__name__} is not recurrent itself: whole torch modules are not exported yet"
-    paths = [path for path, _ in recurrent_modules(module)]
-    raise Unsupported(what, where=type(module).__name__,
-                      do=f"export its recurrent modules one by one: {', '.join(paths)}" if paths else "")  # fmt: skip
-
-
 def read_stack(module: nn.Module, path: str = "") -> Stack:
     """The layers of a recurrent module, named from its path.
 
@@ -94,6 +75,11 @@ def read_stack(module: nn.Module, path: str = "") -> Stack:
         layers = tuple(Layer(name=name, cell=cell) for name, cell in module.cells().items())
         return Stack(source="bridge.torch.OwnStack", version=torch.__version__, layers=layers)
     _check_plain(module, path)
+    return read_weights(module, path)
+
+
+def read_weights(module: nn.Module, path: str = "") -> Stack:
+    """`read_stack` of a native module without a look at what surrounds its forward: hooks, a forward of its own."""
     if isinstance(module, tuple(STEPS)):
         layer = read_layer(path or "cell", layout_of(module), [_arrays(module, path, "")], layout_options(module))
         return Stack(source=_source(module), version=torch.__version__, layers=(layer,), one_step=True)

@@ -257,9 +257,8 @@ def _hooked() -> nn.Module:
 @pytest.mark.parametrize(
     ("module", "error", "text"),
     [
-        (lambda: nn.Linear(3, 4), Unsupported, "Linear is not recurrent"),
-        (lambda: nn.Sequential(nn.LSTM(3, 4), nn.ReLU()), Unsupported, "1 is a ReLU"),
-        (lambda: nn.Sequential(nn.LSTM(3, 4), nn.LSTM(4, 4)), Unsupported, "not exported yet"),
+        (lambda: nn.Linear(3, 4), UsageError, "needs an example"),
+        (lambda: nn.Sequential(nn.LSTM(3, 4), nn.ReLU()), UsageError, "needs an example"),
         (lambda: Doubled(3, 4), Unsupported, "forward of its own"),
         (_hooked, Unsupported, "forward hooks"),
         (lambda: nn.LSTM(3, 4, dtype=torch.bfloat16), Unsupported, "bfloat16"),

@@ -1,0 +1,148 @@
+"""Whole torch models to ONNX: stub the recurrent layers, let torch export the rest, put fused operators in.
+
+Imported only by the torch door, and only for a module that is not a recurrent layer itself.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import nn
+
+from bridge.errors import Unsupported, UsageError
+from bridge.frameworks.door import ExportOptions
+from bridge.frameworks.torch_own import Whole
+from bridge.frameworks.torch_read import layout_of, read_weights, recurrent_modules
+from bridge.frameworks.torch_whole_capture import FAILURES, OLDEST, capture, explained, translate
+from bridge.frameworks.torch_whole_inputs import arguments_of, dynamic_shapes, output_names, symbols
+from bridge.frameworks.torch_whole_splice import Splice
+from bridge.frameworks.torch_whole_stubs import Trace
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+NORMS: Final = (nn.modules.batchnorm._NormBase,)  # noqa: SLF001 (the base of every norm with running statistics)
+DROPOUTS: Final = (nn.modules.dropout._DropoutNd,)  # noqa: SLF001
+
+
+def export_whole(module: nn.Module, options: ExportOptions) -> ir.Model:
+    """The ONNX model of any module: fused nodes for its recurrent layers, torch's own export for the rest.
+
+    Inputs take the names of forward's arguments, outputs `output`, or `output_0`, … for several, or the keys of a
+    mapping; with states="inputs" a layer `encoder` that is called without states adds `encoder.initial_h` and
+    `encoder.h_n`. Axes 0 and 1 of every array are symbolic where the model allows it.
+
+    Raises:
+        UsageError: no example, or options that a whole model does not have.
+        Unsupported: training mode, several devices, or something in it that cannot be exported; the path is named.
+        BadInput: weights that hold NaN or inf.
+    """
+    _check_options(module, options)
+    _check_mode(module)
+    _check_devices(module)
+    layers = _layers(module)
+    args = arguments_of(module, options.example)
+    shapes = dynamic_shapes(module, args, options.dynamic)
+    trace = Trace({id(child): path for path, child in recurrent_modules(module)})
+    try:
+        program = capture(module, args, shapes, trace)
+    except FAILURES as error:
+        raise explained(error, module) from error
+    model = translate(module, program, options.opset)
+    return _finished(module, model, program, trace, layers, options)
+
+
+def _finished(module: nn.Module, model: ir.Model, program: Any, trace: Trace, layers: Any, options: ExportOptions
+              ) -> ir.Model:  # fmt: skip
+    from bridge.graph import finishing
+    from bridge.graph.stubs import splice
+
+    where = type(module).__name__
+    names = output_names(program)
+    work = Splice([(trace.paths[id(child)], layers[id(child)]) for child in trace.calls], options.form,
+                  options.states == "inputs")  # fmt: skip
+    splice(model, max(OLDEST, options.opset), _dtype(module), work.write)
+    model.graph.outputs.extend(value for _, value in work.outputs)
+    finishing.name_outputs(model, [*names, *(name for name, _ in work.outputs)])
+    finishing.tidy(model)
+    random = finishing.random_nodes(model)
+    if random:
+        raise Unsupported("the model draws random numbers", where=where, got=", ".join(node.op_type for node in random),
+                          do="switch it off for inference: module.eval(), and F.dropout(..., training=self.training)"
+                          )  # fmt: skip
+    finishing.rename_symbols(model, work.symbols(symbols(program, options.dynamic), model))
+    finishing.name_nodes(model)
+    _describe(model, module, layers, trace)
+    finishing.settle(model, options.opset, where)
+    return model
+
+
+def _describe(model: ir.Model, module: nn.Module, layers: Any, trace: Trace) -> None:
+    model.producer_name, model.producer_version = "rnn-bridge", _version()
+    kinds = {path: f"torch.nn.{layout_of(child).removeprefix('torch.')}" for path, child in recurrent_modules(module)}
+    model.metadata_props["bridge.source"] = "torch.nn.Module"
+    model.metadata_props["bridge.source_version"] = torch.__version__
+    model.metadata_props["bridge.modules"] = json.dumps(kinds)
+    notes = list(dict.fromkeys(note for child in trace.calls for note in layers[id(child)].notes))
+    if trace.full:
+        notes.append("the longest sequence of a packed batch must fill the time axis: other lengths fail when run")
+    if notes:
+        model.metadata_props["bridge.notes"] = json.dumps(notes)
+
+
+def _version() -> str:
+    from bridge import __version__
+
+    return __version__
+
+
+def _layers(module: nn.Module) -> dict[int, Any]:
+    """The layers of every recurrent module, by its id: read once, so that calls of one module share their weights."""
+    found = {}
+    for path, child in recurrent_modules(module):
+        if isinstance(child, Whole):
+            raise Unsupported("a module that bridge imported stands inside a torch model", where=path,
+                              do="export the imported graph by itself")  # fmt: skip
+        found[id(child)] = read_weights(child, path)
+    return found
+
+
+def _dtype(module: nn.Module) -> str:
+    dtypes = {str(value.dtype).removeprefix("torch.") for value in module.parameters()}
+    return next(iter(dtypes & {"float64", "float16"}), "float32") if "float32" not in dtypes else "float32"
+
+
+def _check_options(module: nn.Module, options: ExportOptions) -> None:
+    where = type(module).__name__
+    if options.lengths:
+        raise UsageError("lengths of a whole model are an input of its own", where=where,
+                         do="let forward take them and pack with pack_padded_sequence")  # fmt: skip
+    if options.custom_objects:
+        raise UsageError("custom_objects names classes of a Keras file", where=where, do="leave it out")
+
+
+def _check_mode(module: nn.Module) -> None:
+    """Refuse what computes otherwise in training."""
+    for path, child in module.named_modules():
+        random = (isinstance(child, DROPOUTS) and child.p > 0) or (
+            isinstance(child, nn.RNNBase) and child.dropout > 0 and child.num_layers > 1
+        ) or (isinstance(child, nn.MultiheadAttention) and child.dropout > 0)  # fmt: skip
+        if child.training and (random or isinstance(child, (*NORMS, nn.RReLU))):
+            what = "drops values at random" if random else "takes the statistics of the batch"
+            raise Unsupported(f"the module is in training mode and {what}", where=f"{path} ({type(child).__name__})",
+                              do="call .eval() on the model before the export")  # fmt: skip
+
+
+def _check_devices(module: nn.Module) -> None:
+    places: dict[str, str] = {}
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        places.setdefault(str(value.device), name)
+    if len(places) > 1:
+        raise Unsupported("the model lies on several devices", where=type(module).__name__,
+                          got=", ".join(f"{name} on {device}" for device, name in places.items()),
+                          do="move it to one device: model.cpu()")  # fmt: skip
+    if "meta" in places:
+        raise Unsupported("the weights are on the device 'meta' and have no values", where=places["meta"],
+                          do="load the weights first")  # fmt: skip

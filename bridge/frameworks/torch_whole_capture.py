@@ -1,0 +1,186 @@
+"""One run of torch's exporter: quiet, with the module as it was afterwards, and with one error where it fails."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from bridge.errors import BridgeError, Unsupported
+from bridge.frameworks.torch_whole_inputs import Args
+from bridge.frameworks.torch_whole_ops import translations
+from bridge.frameworks.torch_whole_stubs import Trace, stubbed
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FAILURES: Final = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError,
+                   SyntaxError)  # fmt: skip
+"""What tracing somebody's forward may raise; the rest is no verdict about the model."""
+
+OLDEST: Final = 18
+"""The oldest operator set that torch's exporter writes."""
+
+LONGEST_MESSAGE: Final = 1200
+"""Characters of the exporter's message that an error keeps."""
+
+
+def capture(module: nn.Module, args: Args, shapes: Any, trace: Trace) -> Any:
+    """The ExportedProgram of `module` with stubs for its recurrent layers and packing.
+
+    Raises:
+        Unsupported: torch cannot trace it: the module path, the line, and torch's own message.
+    """
+    from torch.fx.experimental import _config
+
+    with ExitStack() as stack:
+        stack.enter_context(_unchanged(module))
+        stack.enter_context(_quiet())
+        stack.enter_context(stubbed(trace))
+        stack.enter_context(_config.patch(backed_size_oblivious=True))  # as torch.onnx does: 1 is a size like any other
+        stack.enter_context(torch.no_grad())
+        try:
+            return torch.export.export(module, args[0], args[1], dynamic_shapes=shapes, strict=False)
+        except GuardOnDataDependentSymNode:
+            if trace.full or not trace.packed:
+                raise
+            # The model compares the length of the longest sequence with something: let it be the time axis, checked
+            # when the model runs.
+            trace.full = True
+            trace.calls.clear()
+            trace.packed.clear()
+            return torch.export.export(module, args[0], args[1], dynamic_shapes=shapes, strict=False)
+
+
+def explained(error: BaseException, module: nn.Module) -> BridgeError:
+    """`error` as one of bridge's: its own where one is behind it, else where torch failed and why."""
+    for cause in _chain(error):
+        if isinstance(cause, BridgeError):
+            return cause
+    path, line = _place(error, module)
+    return Unsupported(
+        "torch cannot export this module", where=f"{path} ({type(_at(module, path)).__name__})" if path
+        else type(module).__name__, got=_message(error), do=f"change {line}" if line else "",
+    )  # fmt: skip
+
+
+def translate(module: nn.Module, program: Any, opset: int) -> ir.Model:
+    """The program in ONNX, with one stub node for each of its stubs, neither folded nor checked.
+
+    Raises:
+        Unsupported: an operator that torch's exporter does not have, with the module path and the line.
+    """
+    from torch.onnx.errors import OnnxExporterError
+
+    with _quiet():
+        try:
+            made: Any = torch.onnx.export(program, (), dynamo=True, custom_translation_table=translations(),
+                                     opset_version=max(OLDEST, opset), optimize=False, verbose=False)  # fmt: skip
+        except OnnxExporterError as error:
+            raise _untranslated(error, program, module) from error
+    return made.model  # type: ignore[no-any-return]
+
+
+def _untranslated(error: BaseException, program: Any, module: nn.Module) -> BridgeError:
+    texts = " ".join(str(cause) for cause in _chain(error))
+    node = next((node for node in program.graph.nodes if node.op == "call_function" and f"%{node.name} " in texts
+                 and f"translating node %{node.name} " in texts), None)  # fmt: skip
+    path, line = "", ""
+    if node is not None:
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        path = str(stack[-1][0]) if stack else ""
+        source = str(node.meta.get("stack_trace", "")).strip().splitlines()
+        line = source[-2].strip() if len(source) > 1 else ""
+    root = _chain(error)[-1]
+    return Unsupported(
+        "torch's exporter cannot write this module in ONNX",
+        where=f"{path} ({type(_at(module, path)).__name__})" if path else type(module).__name__,
+        got=_message(root), do=f"change {line}" if line else "",
+    )  # fmt: skip
+
+
+def _message(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}".strip()
+    return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + " …"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in found:
+        found.append(at)
+        at = at.__cause__ or at.__context__
+    return found
+
+
+def _place(error: BaseException, module: nn.Module) -> tuple[str, str]:
+    """The path of the deepest submodule in whose forward it happened, and "file:line: code"."""
+    import linecache
+
+    paths = {id(child): path for path, child in module.named_modules()}
+    best: tuple[str, str] = ("", "")
+    for frame, number in _frames(error):
+        owner = frame.f_locals.get("self")
+        if id(owner) in paths and frame.f_code.co_name != "__call__" and isinstance(owner, nn.Module):
+            file = frame.f_code.co_filename
+            if "torch/nn/modules/module.py" in file.replace("\\", "/"):
+                continue
+            code = linecache.getline(file, number).strip()
+            library = "/torch/" in file.replace("\\", "/")
+            best = (paths[id(owner)], best[1] if library and best[1] else f"{file}:{number}: {code}")
+    return best
+
+
+def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+    at: TracebackType | None = error.__traceback__
+    while at is not None:
+        yield at.tb_frame, at.tb_lineno
+        at = at.tb_next
+
+
+def _at(module: nn.Module, path: str) -> nn.Module:
+    found = dict(module.named_modules()).get(path)
+    return module if found is None else found
+
+
+@contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """Attributes, parameters, buffers, hooks and modes of every submodule are put back."""
+    kept = []
+    for child in module.modules():
+        inner = {name: value.copy() for name, value in vars(child).items() if isinstance(value, dict)}
+        kept.append((child, dict(vars(child)), inner))
+    try:
+        yield
+    finally:
+        for child, attributes, inner in kept:
+            vars(child).clear()
+            vars(child).update(attributes)
+            for name, value in inner.items():
+                held = vars(child)[name]
+                held.clear()
+                held.update(value)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither torch's log nor its warnings: what they say of the model, bridge says in its own words."""
+    names = ("torch", "torch.onnx", "torch.export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir")
+    logs = [logging.getLogger(name) for name in names]
+    levels = [log.level for log in logs]
+    try:
+        for log in logs:
+            log.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

@@ -1,0 +1,246 @@
+"""What is written in the place of each stub: the layers, and packed sequences as padded ones with their lengths.
+
+A packed sequence is never packed: behind each packed value stands the padded sequence [T,N,...] with `lengths`, and a
+layer over it takes `sequence_lens`. Only where the model itself reads the packed data are the rows gathered, and only
+where it computed new ones are they scattered back. Both are exact: packed data is the valid steps, time by time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from bridge.errors import Unsupported
+from bridge.frameworks.stack import Stack
+from bridge.frameworks.stack_export import state_names, state_shape, write_layer, write_layers
+from bridge.frameworks.torch_whole_ops import FULL, GENERAL
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from bridge.graph import Writer
+    from bridge.graph.recurrent import Form
+
+Values = Sequence["ir.Value | None"]
+
+MOST_INPUTS: Final = 6
+
+SYMBOL: Final = r"s\d+"
+"""A symbol as torch writes it; anything else is an expression of several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """The sequence behind packed data."""
+
+    x: ir.Value
+    """[T,N,...]."""
+    lengths: ir.Value
+    """int32 [N]."""
+    clean: bool
+    """Whether it is zeros past the lengths."""
+
+
+class Stub(NamedTuple):
+    """One stub node: inputs (with None for those left out, at the end too), attributes, outputs."""
+
+    inputs: Sequence[Any]
+    attributes: Mapping[str, Any]
+    outputs: Sequence[ir.Value]
+
+
+@dataclass(slots=True)
+class Splice:
+    """Writes stubs. `calls` are the layers of each call; `exposed` says whether absent states become graph inputs."""
+
+    calls: Sequence[tuple[str, Stack]]
+    form: Form
+    exposed: bool
+    padded: dict[int, Padded] = field(default_factory=dict)
+    """What stands behind each packed value, by its id (values live as long as the model)."""
+    outputs: list[tuple[str, ir.Value]] = field(default_factory=list)
+    """The final states that are exposed, with the names that they take as graph outputs."""
+    axes: dict[str, str] = field(default_factory=dict)
+    """The symbols of time and batch of the first layers met, with the names that they take."""
+    _met: set[str] = field(default_factory=set)
+
+    def write(self, w: Writer, stub: ir.Node) -> Values:
+        """Write one stub: a value for each of its outputs."""
+        attributes = {name: attribute.value for name, attribute in stub.attributes.items()}
+        inputs = [*stub.inputs, *[None] * MOST_INPUTS]
+        return WRITERS[stub.op_type](self, w, Stub(inputs, attributes, stub.outputs))
+
+    def symbols(self, given: Mapping[str, str], model: ir.Model) -> dict[str, str]:
+        """Names of all symbols: what the caller gave, time and batch where a layer says which, else input and axis."""
+        names = {**self.axes, **given}
+        taken = set(names.values())
+        for value in model.graph.inputs:
+            for axis, dim in enumerate(value.shape or ()):
+                label = None if isinstance(dim, int) else dim.value
+                if label is not None and re.fullmatch(SYMBOL, label) and label not in names:
+                    wanted = {0: "batch", 1: "time"}.get(axis, "")
+                    free = wanted and wanted not in taken and not self.axes
+                    names[label] = wanted if free else f"{value.name}_dim{axis}"
+                    taken.add(names[label])
+        return names
+
+    def _see(self, x: ir.Value) -> None:
+        """Learn from x [T,N,...] which symbol is which."""
+        for name, dim in zip(("time", "batch"), x.shape or (), strict=False):
+            label = None if isinstance(dim, int) else dim.value
+            if label and re.fullmatch(SYMBOL, label) and name not in self.axes.values():
+                self.axes.setdefault(label, name)
+
+    def _sequence(self, w: Writer, stub: Stub) -> Values:
+        path, stack = self.calls[stub.attributes["call"]]
+        batch_first = stub.attributes["batch_axis"] == 0
+        x = w.transpose(stub.inputs[0], (1, 0, 2)) if batch_first else stub.inputs[0]
+        initial, exposed = self._initial(w, path, stack, x, stub.inputs[1:3])
+        y, finals = write_layers(w, stack, x, None, initial, self.form, batch_first=batch_first)
+        return [y, *self._finals(path, finals, exposed)]
+
+    def _packed_sequence(self, w: Writer, stub: Stub) -> Values:
+        path, stack = self.calls[stub.attributes["call"]]
+        data, _, source, lengths = stub.inputs[:4]
+        known = self.padded.get(id(data))
+        if known is None:
+            known = self._unpacked(w, data, _time_major(w, source, stub.attributes["batch_axis"]), lengths)
+        initial, exposed = self._initial(w, path, stack, known.x, stub.inputs[4:6])
+        y, finals = write_layers(w, stack, known.x, known.lengths, initial, self.form)
+        packed = self._packed(w, stub.outputs[0], Padded(y, known.lengths, clean=True))
+        return [packed, *self._finals(path, finals, exposed)]
+
+    def _step(self, w: Writer, stub: Stub) -> Values:
+        path, stack = self.calls[stub.attributes["call"]]
+        x = w.unsqueeze(stub.inputs[0], 0)
+        initial, exposed = self._initial(w, path, stack, x, stub.inputs[1:3], rank=2)
+        own = {name: w.unsqueeze(value, 0) for name, value in initial.items()}
+        _, *finals = write_layer(w, stack.layers[0], x, None, own, self.form)
+        named = {name: w.squeeze(value, 0) for name, value in zip("hc", finals, strict=True) if value is not None}
+        return self._finals(path, named, exposed)
+
+    def _pack(self, w: Writer, stub: Stub) -> Values:
+        from bridge.graph.sequences import valid_steps
+        from bridge.graph.stubs import read_by_others
+
+        lengths = w.cast(stub.inputs[1], "int32")
+        x = _time_major(w, stub.inputs[0], stub.attributes["batch_axis"])
+        data, sizes = stub.outputs
+        packed = self._packed(w, data, Padded(x, lengths, clean=False))
+        if not read_by_others(sizes):
+            return [packed, None]
+        counts = w.op("ReduceSum", w.cast(valid_steps(w, x, lengths), "int64"), w.constant([1]), keepdims=0)
+        return [packed, _until(w, counts, _longest(w, lengths))]
+
+    def _pad(self, w: Writer, stub: Stub) -> Values:
+        from bridge.graph.sequences import valid_steps, zero_past
+
+        data, _, source, lengths, total = stub.inputs[:5]
+        known = self.padded.get(id(data))
+        if known is None:
+            known = self._unpacked(w, data, _time_major(w, source, stub.attributes["packed_batch_axis"]), lengths)
+        y, value = known.x, stub.attributes["value"]
+        rank = 3 if y.shape is None else len(y.shape)
+        if value != 0:
+            valid = w.unsqueeze(valid_steps(w, y, known.lengths), *range(2, rank))
+            y = w.typed(w.op("Where", valid, y, _scalar(w, value, y)), y.shape)
+        elif not known.clean:
+            y = zero_past(w, y, known.lengths)
+        if stub.attributes["mode"] != FULL:
+            longest = w.unsqueeze(total, 0) if stub.attributes["mode"] == GENERAL else _longest(w, known.lengths)
+            y = self._resized(w, y, longest, value) if stub.attributes["mode"] == GENERAL else _until(w, y, longest)
+        return [w.transpose(y, (1, 0, *range(2, rank))) if stub.attributes["batch_axis"] == 0 else y]
+
+    def _resized(self, w: Writer, y: ir.Value, total: ir.Value, value: float) -> ir.Value:
+        """`y` with exactly `total` steps; what is missing is `value`."""
+        more = w.op("Max", w.op("Sub", total, w.dim(y, 0)), w.constant([0]))
+        rank = 3 if y.shape is None else len(y.shape)
+        pads = w.concat([w.constant([0] * rank), more, w.constant([0] * (rank - 1))], 0)
+        return _until(w, w.op("Pad", y, pads, _scalar(w, value, y)), total)
+
+    def _packed(self, w: Writer, data: ir.Value, known: Padded) -> ir.Value | None:
+        """Remember what stands behind `data`; its rows where something else reads them."""
+        from bridge.graph.sequences import valid_steps
+        from bridge.graph.stubs import read_by_others
+
+        self.padded[id(data)] = known
+        if not read_by_others(data):
+            return None
+        where = w.transpose(w.op("NonZero", valid_steps(w, known.x, known.lengths)), (1, 0))
+        rows = w.op("GatherND", known.x, where)
+        self.padded[id(rows)] = known
+        return rows
+
+    def _unpacked(self, w: Writer, data: ir.Value, source: ir.Value, lengths: ir.Value) -> Padded:
+        """The padded sequence whose valid steps are the rows of `data`."""
+        from bridge.graph.sequences import valid_steps
+
+        lengths = w.cast(lengths, "int32")
+        where = w.transpose(w.op("NonZero", valid_steps(w, source, lengths)), (1, 0))
+        sizes = [] if data.shape is None else [size for size in data.shape[1:] if isinstance(size, int)]
+        dtype = "float32" if data.dtype is None else data.dtype.numpy().name
+        zeros = w.zeros(w.dim(source, 0), w.dim(source, 1), w.constant(sizes), dtype=dtype)
+        shape = (*([None, None] if source.shape is None else source.shape[:2]), *sizes)
+        x = w.typed(w.op("ScatterND", w.typed(zeros, shape), where, data), shape)
+        return Padded(x, lengths, clean=True)
+
+    def _initial(self, w: Writer, path: str, stack: Stack, x: ir.Value, given: Any, rank: int = 3
+                 ) -> tuple[dict[str, ir.Value], bool]:  # fmt: skip
+        """The initial states, and whether they are exposed: what the model gives, graph inputs, or none for zeros."""
+        from bridge.graph.zeros import is_zeros
+
+        self._see(x)
+        names = state_names(stack)
+        found = {name: value for name, value in zip(names, given, strict=False) if value is not None}
+        if not all(is_zeros(value) for value in found.values()):
+            return found, False
+        if not self.exposed:
+            return {}, False
+        if path in self._met:
+            raise Unsupported("the layer starts from zeros in several calls, and its states are asked for as inputs",
+                              where=path or stack.source, do="give it its states in forward")  # fmt: skip
+        self._met.add(path)
+        batch = "batch" if x.shape is None else x.shape[1]
+        dtype = stack.layers[0].cell.dtype.name
+        shapes = {name: state_shape(stack, name, batch)[3 - rank :] for name in names}
+        return {name: w.root.input(_joined(path, f"initial_{name}"), dtype, shapes[name]) for name in names}, True
+
+    def _finals(self, path: str, finals: dict[str, ir.Value], exposed: bool) -> list[ir.Value | None]:
+        if exposed:
+            self.outputs += [(_joined(path, f"{name}_n"), value) for name, value in finals.items()]
+        return [finals.get("h"), finals.get("c")]
+
+
+WRITERS: Final = {
+    "Sequence": Splice._sequence,  # noqa: SLF001 (the table of this very class)
+    "PackedSequence": Splice._packed_sequence,  # noqa: SLF001
+    "Step": Splice._step,  # noqa: SLF001
+    "Pack": Splice._pack,  # noqa: SLF001
+    "Pad": Splice._pad,  # noqa: SLF001
+}
+"""What writes each stub."""
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _time_major(w: Writer, x: ir.Value, batch_axis: int) -> ir.Value:
+    rank = 3 if x.shape is None else len(x.shape)
+    return w.transpose(x, (1, 0, *range(2, rank))) if batch_axis == 0 else x
+
+
+def _longest(w: Writer, lengths: ir.Value) -> ir.Value:
+    return w.cast(w.op("ReduceMax", lengths, keepdims=1), "int64")
+
+
+def _until(w: Writer, x: ir.Value, stop: ir.Value) -> ir.Value:
+    return w.op("Slice", x, w.constant([0]), stop, w.constant([0]))
+
+
+def _scalar(w: Writer, value: float, like: ir.Value) -> ir.Value:
+    return w.constant(np.asarray(value, "float32" if like.dtype is None else like.dtype.numpy()))

@@ -1,0 +1,179 @@
+"""After a framework's exporter: constants folded, dead nodes gone, names and symbols settled, the whole checked."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from bridge.errors import Unsupported
+from bridge.graph.naming import Names
+from bridge.graph.recurrent import PATH
+from bridge.graph.writer import IR_VERSION
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FOLDED_SIZE: Final = 2**20
+"""Elements that folding may read or make: transposed weights of linear layers too, 4 MB of float32."""
+
+SHOWN_SIZE: Final = 1024
+"""Constants of more elements are shown to the checker by their type only."""
+
+RANDOM: Final = ("Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial")
+"""Operators that give other numbers at every run."""
+
+
+def tidy(model: ir.Model) -> None:
+    """Fold what hangs on constants alone and remove what nobody reads; names of layers and of the ends stay."""
+    import logging
+
+    from onnxscript.optimizer import optimize
+
+    log = logging.getLogger("onnxscript")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        optimize(model, input_size_limit=FOLDED_SIZE, output_size_limit=FOLDED_SIZE)
+    finally:
+        log.setLevel(level)
+    _lift_constants(model)
+
+
+def name_outputs(model: ir.Model, names: Sequence[str]) -> None:
+    """Call the graph's outputs so. A value that is an input too, or two outputs at once, goes by an Identity."""
+    import onnx_ir as ir
+
+    taken = {str(value.name): value for node in model.graph.all_nodes() for value in node.outputs}
+    taken |= {str(value.name): value for value in (*model.graph.inputs, *model.graph.initializers.values())}
+    seen: set[int] = set()
+    for at, (value, name) in enumerate(zip(list(model.graph.outputs), names, strict=True)):
+        if id(value) in seen or value.producer() is None or value.graph is not model.graph:
+            node = ir.Node("", "Identity", [value], name=f"{name}.identity")
+            node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+            model.graph.append(node)
+            value = model.graph.outputs[at] = node.outputs[0]
+        seen.add(id(value))
+        holder = taken.get(name)
+        if holder is not None and holder is not value:
+            holder.name = _unused(f"{name}_inner", taken)
+        taken.pop(str(value.name), None)
+        value.name = name
+        taken[name] = value
+
+
+def rename_symbols(model: ir.Model, names: Mapping[str, str]) -> None:
+    """Give symbolic sizes other names, also inside expressions such as `s0 + 1`."""
+    import onnx_ir as ir
+
+    if not names:
+        return
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [value for graph in model.graphs() for value in (*graph.inputs, *graph.outputs)]
+    values += [value for node in model.graph.all_nodes() for value in node.outputs]
+    for value in {id(value): value for value in values}.values():
+        if value.shape is None or all(isinstance(dim, int) for dim in value.shape):
+            continue
+        value.shape = ir.Shape(
+            [dim if isinstance(dim, int) or dim.value is None
+             else pattern.sub(lambda found: names[found.group()], str(dim.value)) for dim in value.shape]
+        )  # fmt: skip
+
+
+def random_nodes(model: ir.Model) -> list[ir.Node]:
+    """Nodes that give other numbers at every run: a Dropout in training mode, random sources."""
+    found = []
+    for node in model.graph.all_nodes():
+        training = node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None
+        if node.domain == "" and (node.op_type in RANDOM or training):
+            found.append(node)
+    return found
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Name nodes by module path and operator (`encoder.fc.MatMul`); what else the exporter noted goes away.
+
+    Nodes with "bridge.path" have their name. The exporter's stack traces hold paths of the machine.
+    """
+    kept = [node for node in model.graph.all_nodes() if PATH in node.metadata_props]
+    names = Names()
+    for node in kept:
+        names.fresh(str(node.name))
+    for node in model.graph.all_nodes():
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
+        if PATH not in node.metadata_props:
+            node.name = names.fresh(".".join(filter(None, (_scope(scopes), node.op_type))))
+        for key in [key for key in node.metadata_props if key.startswith("pkg.") or key == "namespace"]:
+            del node.metadata_props[key]
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for graph in model.graphs():
+        graph.metadata_props.clear()
+
+
+def _scope(scopes: str) -> str:
+    found = ast.literal_eval(scopes) if scopes.startswith("[") else []
+    return str(found[-2]) if len(found) > 1 else ""
+
+
+def settle(model: ir.Model, opset: int, where: str) -> None:
+    """Bring the model to `opset` and the oldest file format that holds it, and check it.
+
+    Raises:
+        Unsupported: an operator that `opset` does not have; ONNX refuses the graph.
+    """
+    from bridge.graph.downgrade import to_opset_17
+
+    if opset < model.opset_imports.get("", opset):
+        to_opset_17(model, where)
+    model.opset_imports[""] = opset
+    model.ir_version = IR_VERSION
+    check(model, where)
+
+
+def check(model: ir.Model, where: str) -> None:
+    """ONNX's full check and strict shape inference, without the weights' values.
+
+    Raises:
+        Unsupported: ONNX refuses the graph, in its own words.
+    """
+    import onnx
+    from onnx_ir import serde
+
+    proto = serde.serialize_model(_without_weights(model))
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise Unsupported("the exported graph does not pass ONNX's own check", where=where, got=str(error).strip()[:800]
+                          ) from error  # fmt: skip
+
+
+def _without_weights(model: ir.Model) -> ir.Model:
+    copy = model.clone()
+    copy.ir_version = min(copy.ir_version, IR_VERSION)
+    for name, value in list(copy.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.size > SHOWN_SIZE:
+            copy.graph.initializers.pop(name)
+            value.const_value = None
+            copy.graph.inputs.append(value)
+    return copy
+
+
+def _lift_constants(model: ir.Model) -> None:
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+
+    LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+    RemoveUnusedNodesPass()(model)
+
+
+def _unused(wanted: str, taken: Mapping[str, Any]) -> str:
+    name, count = wanted, 0
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    return name
