@@ -168,13 +168,14 @@ class Cell:
 
         Lists are consumed in order by their users across both directions; a short list falls back to the
         defaults; values left over are ignored (facts of onnxruntime 1.31.1; `spec="text"`: the text's defaults).
+        Defaults are float32 as the attributes are, so that writing them out changes nothing in float64.
         """
         alphas, betas = iter(self.activation_alpha or ()), iter(self.activation_beta or ())
         table = []
         for name in self.activations or ():
             parameters = ACTIVATIONS[name]
             values = [*(parameters.runtime if spec == "onnxruntime" else parameters.text), None, None][:2]
-            given = [next(source, value) if value is not None else None
+            given = [float(np.float32(next(source, value))) if value is not None else None
                      for source, value in zip((alphas, betas), values, strict=True)]  # fmt: skip
             table.append(Activation(name, *given))
         per_direction = len(DEFAULT_ACTIVATIONS[self.op])

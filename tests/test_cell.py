@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,3 +144,10 @@ def test_equality_is_of_bits() -> None:
     plus, minus = ({**arrays("RNN"), "B": np.full((1, 4), zero, np.float32)} for zero in (0.0, -0.0))
     assert Cell("RNN", **plus) == Cell("RNN", **plus)
     assert Cell("RNN", **plus) != Cell("RNN", **minus)
+
+
+def test_default_parameters_are_those_that_a_file_can_hold() -> None:
+    cell = Cell("RNN", **arrays("RNN"), activations=("LeakyRelu",))
+    ((activation,),) = cell.activation_table()
+    assert activation.alpha == float(np.float32(0.01))
+    assert replace(cell, activation_alpha=(activation.alpha,)).activation_table() == cell.activation_table()
