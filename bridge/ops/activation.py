@@ -140,6 +140,29 @@ def log_softmax(node: Node, input: Array, *, axis: int = -1) -> Array:
     return shifted - node.xp.log(node.xp.sum(node.xp.exp(shifted), axis=axis, keepdims=True))
 
 
+@handles("Hardmax", versions={1, 11}, differentiable=False)
+def hardmax_flattened(node: Node, input: Array, *, axis: int = 1) -> Array:
+    """1 at the first largest element over all axes from `axis` on, 0 elsewhere."""
+    return _flattened(node, input, axis, hardmax)
+
+
+@handles("Hardmax", versions={13}, differentiable=False)
+def hardmax(node: Node, input: Array, *, axis: int = -1) -> Array:
+    """1 at the first largest element along `axis`, 0 elsewhere."""
+    axis, largest = axis % len(input.shape), node.xp.argmax(input, axis=axis, keepdims=True)
+    places = np.arange(int(input.shape[axis]), dtype=np.int64).reshape(-1, *[1] * (len(input.shape) - axis - 1))
+    places = node.backend.astype(node.backend.asarray(places, like=input), node.backend.dtype(largest))
+    return node.backend.astype(places == largest, node.backend.dtype(input))
+
+
+@handles("Shrink", versions={9})
+def shrink(node: Node, input: Array, *, bias: float = 0.0, lambd: float = 0.5) -> Array:
+    """The input moved by `bias` towards 0 beyond +-lambd, 0 between."""
+    zero = node.xp.zeros_like(input)
+    moved = node.xp.where(input > lambd, input - bias, node.xp.where(input < -lambd, input + bias, zero))
+    return node.backend.astype(moved, node.backend.dtype(input))
+
+
 def _flattened(node: Node, data: Array, axis: int, function: Callable[..., Array]) -> Array:
     sizes = tuple(int(size) for size in data.shape)
     at = axis % max(len(data.shape), 1)

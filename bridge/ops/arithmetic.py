@@ -3,6 +3,7 @@
 # ruff: noqa: A002, ARG001  (a handler's signature is the ONNX schema)
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 
 import numpy as np
@@ -199,11 +200,28 @@ def where(node: Node, condition: Array, X: Array, Y: Array) -> Array:
 @handles("CumSum", versions={11, 14}, static=["axis"])
 def cum_sum(node: Node, x: Array, axis: np.ndarray, *, exclusive: int = 0, reverse: int = 0) -> Array:
     """Running sums along `axis`; `exclusive` leaves the element itself out."""
+    return _running(node, x, axis, exclusive, reverse, node.xp.cumulative_sum, node.xp.zeros_like)
+
+
+@handles("CumProd", versions={26}, static=["axis"])
+def cum_prod(node: Node, x: Array, axis: np.ndarray, *, exclusive: int = 0, reverse: int = 0) -> Array:
+    """Running products along `axis`; `exclusive` leaves the element itself out."""
+    return _running(node, x, axis, exclusive, reverse, node.xp.cumulative_prod, node.xp.ones_like)
+
+
+def _running(
+    node: Node,
+    x: Array,
+    axis: np.ndarray,
+    exclusive: int,
+    reverse: int,
+    join: Callable[..., Array],
+    neutral: Callable[[Array], Array],
+) -> Array:
     at = int(axis.item()) % len(x.shape)
     x = node.xp.flip(x, axis=at) if reverse else x
-    sums = node.xp.cumulative_sum(x, axis=at)
-    sums = node.backend.astype(sums, node.backend.dtype(x))
+    joined = node.backend.astype(join(x, axis=at), node.backend.dtype(x))
     if exclusive:
         before = (slice(None),) * at
-        sums = node.xp.concat([node.xp.zeros_like(x[(*before, slice(0, 1))]), sums[(*before, slice(0, -1))]], axis=at)
-    return node.xp.flip(sums, axis=at) if reverse else sums
+        joined = node.xp.concat([neutral(x[(*before, slice(0, 1))]), joined[(*before, slice(0, -1))]], axis=at)
+    return node.xp.flip(joined, axis=at) if reverse else joined

@@ -53,6 +53,21 @@ class Backend(Protocol):
     def conv(self, x: Array, w: Array, *, strides: Shape, pads: Pads, dilations: Shape, groups: int) -> Array:
         """Convolution (correlation) of x [N, C, ...] with w [M, C/groups, ...], zero padding per axis."""
 
+    def einsum(self, equation: str, *operands: Array) -> Array:
+        """Einstein summation in the full precision of the dtype."""
+
+    def fft(self, real: Array, imaginary: Array, inverse: bool) -> tuple[Array, Array]:
+        """The discrete Fourier transform along the last axis, in two real arrays; the inverse divides by its length."""
+
+    def scatter(self, data: Array, rows: Array, updates: Array, reduction: str) -> Array:
+        """`data` with `updates` [n, ...] in rows [n], none negative: "none" replaces, add, mul, max and min join."""
+
+    def while_loop(
+        self, holds: Callable[[tuple[Array, ...]], Array], step: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+        carry: tuple[Array, ...],
+    ) -> tuple[Array, ...]:  # fmt: skip
+        """`step` on `carry` as long as it `holds` (one boolean)."""
+
     def scan(
         self,
         body: Callable[[tuple[Array, ...], tuple[Array, ...]], tuple[tuple[Array, ...], tuple[Array, ...]]],

@@ -97,6 +97,39 @@ class JaxBackend:
             precision=jax.lax.Precision.HIGHEST,
         )
 
+    def einsum(self, equation: str, *operands: Array) -> Array:
+        """Einstein summation, no TF32 or bfloat16 passes."""
+        import jax
+
+        return self.xp.einsum(equation, *operands, precision=jax.lax.Precision.HIGHEST)
+
+    def fft(self, real: Array, imaginary: Array, inverse: bool) -> tuple[Array, Array]:
+        """The discrete Fourier transform along the last axis."""
+        import jax
+
+        result = (self.xp.fft.ifft if inverse else self.xp.fft.fft)(jax.lax.complex(real, imaginary))
+        return result.real, result.imag
+
+    def scatter(self, data: Array, rows: Array, updates: Array, reduction: str) -> Array:
+        """Rows written or joined by `lax.scatter`."""
+        place = data.at[rows]
+        write = {"none": place.set, "add": place.add, "mul": place.multiply, "max": place.max, "min": place.min}
+        return write[reduction](updates)
+
+    def while_loop(self, holds: Callable[[Values], Array], step: Callable[[Values], Values], carry: Values) -> Values:
+        """`lax.while_loop`; no gradient passes backwards through it.
+
+        Raises:
+            Unsupported: a step changes the shape or dtype of the carry.
+        """
+        import jax
+
+        before, after = jax.eval_shape(lambda values: values, carry), jax.eval_shape(step, carry)
+        if [(v.shape, v.dtype) for v in before] != [(v.shape, v.dtype) for v in after]:
+            raise Unsupported("a step changes the shape or dtype of a state, which jit cannot follow", where="while loop",
+                              got=[f"{v.dtype}{v.shape}" for v in after], expected=[f"{v.dtype}{v.shape}" for v in before])
+        return tuple(jax.lax.while_loop(holds, step, carry))
+
     def scan(
         self, body: Callable[[Values, Values], tuple[Values, Values]], carry: Values, xs: Values, reverse: bool = False
     ) -> tuple[Values, Values]:

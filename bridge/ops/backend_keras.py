@@ -11,13 +11,14 @@ import numpy as np
 
 from bridge.errors import Unsupported
 from bridge.ops.backend import Array, Pads, Shape
-from bridge.ops.loop import python_scan
+from bridge.ops.loop import python_scan, python_while
 
 Values = tuple[Array, ...]
 
 _NAMES: Final[Mapping[str, str]] = MappingProxyType({
     "permute_dims": "transpose", "concat": "concatenate", "pow": "power", "cumulative_sum": "cumsum",
-    "remainder": "mod",
+    "remainder": "mod", "acos": "arccos", "asin": "arcsin", "atan": "arctan", "acosh": "arccosh", "asinh": "arcsinh",
+    "atanh": "arctanh", "bitwise_invert": "bitwise_not", "cumulative_prod": "cumprod",
 })  # fmt: skip
 """Functions of the array API that keras.ops has under another name."""
 
@@ -32,6 +33,15 @@ class _Namespace:
     def minimum(self, a: Array, b: Array) -> Array:
         """The smaller; see `maximum`."""
         return self._of_two("minimum", a, b, a < b)
+
+    def argsort(self, x: Array, axis: int, descending: bool, stable: bool) -> Array:  # noqa: ARG002
+        """The order of the elements along `axis`; keras.ops sorts stably, and upwards only."""
+        import keras
+
+        if not descending:
+            return keras.ops.argsort(x, axis=axis)
+        size = int(x.shape[axis])
+        return size - 1 - keras.ops.flip(keras.ops.argsort(keras.ops.flip(x, axis=axis), axis=axis), axis=axis)
 
     def _of_two(self, name: str, a: Array, b: Array, first: Array) -> Array:
         import keras
@@ -142,6 +152,56 @@ class KerasBackend:
         y = ops.concatenate(parts, axis=-1) if groups > 1 else parts[0]
         y = y[(slice(None), *(slice(None, None, stride) for stride in strides))]
         return ops.transpose(y, (0, rank + 1, *range(1, rank + 1)))
+
+    def einsum(self, equation: str, *operands: Array) -> Array:
+        """Einstein summation; on JAX in full precision."""
+        import keras
+
+        if keras.backend.backend() == "jax":
+            from bridge.ops.backend_jax import JaxBackend
+
+            return JaxBackend().einsum(equation, *operands)
+        return keras.ops.einsum(equation, *operands)
+
+    def fft(self, real: Array, imaginary: Array, inverse: bool) -> tuple[Array, Array]:
+        """The discrete Fourier transform along the last axis; the inverse by way of the conjugate."""
+        import keras
+
+        real, imaginary = keras.ops.fft((real, -imaginary if inverse else imaginary))
+        size = int(real.shape[-1])
+        return (real / size, -imaginary / size) if inverse else (real, imaginary)
+
+    def scatter(self, data: Array, rows: Array, updates: Array, reduction: str) -> Array:
+        """Rows written or joined, by Keras's backend itself."""
+        import keras
+
+        if keras.backend.backend() == "jax":
+            from bridge.ops.backend_jax import JaxBackend
+
+            return JaxBackend().scatter(data, rows, updates, reduction)
+        if keras.backend.backend() == "torch":
+            from bridge.ops.backend_torch import TorchBackend
+
+            return TorchBackend().scatter(data, rows, updates, reduction)
+        import tensorflow as tf
+
+        write = {"none": tf.tensor_scatter_nd_update, "add": tf.tensor_scatter_nd_add,
+                 "max": tf.tensor_scatter_nd_max, "min": tf.tensor_scatter_nd_min}  # fmt: skip
+        if reduction not in write:
+            raise Unsupported("TensorFlow has no scatter that multiplies", where="keras", got=reduction)
+        return write[reduction](data, keras.ops.expand_dims(rows, -1), updates)
+
+    def while_loop(self, holds: Callable[[Values], Array], step: Callable[[Values], Values], carry: Values) -> Values:
+        """`lax.while_loop` on JAX, `keras.ops.while_loop` in a TensorFlow graph, else a Python loop."""
+        import keras
+
+        if keras.backend.backend() == "jax":
+            from bridge.ops.backend_jax import JaxBackend
+
+            return JaxBackend().while_loop(holds, step, carry)
+        if self.concrete(carry[0]) is not None:
+            return python_while(holds, step, carry)
+        return tuple(keras.ops.while_loop(lambda *values: holds(values), lambda *values: step(values), carry))
 
     def scan(
         self, body: Callable[[Values, Values], tuple[Values, Values]], carry: Values, xs: Values, reverse: bool = False

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bridge.ops.backend import Array, Pads, Shape
-from bridge.ops.loop import python_scan
+from bridge.ops.loop import python_scan, python_while
 
 Values = tuple[Array, ...]
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -84,6 +84,29 @@ class NumpyBackend:
             for part, kernel in zip(np.split(windows, groups, axis=1), np.split(w, groups), strict=True)
         ]
         return np.concatenate(parts, axis=1)
+
+    def einsum(self, equation: str, *operands: Array) -> Array:
+        """Einstein summation."""
+        return np.einsum(equation, *operands)
+
+    def fft(self, real: Array, imaginary: Array, inverse: bool) -> tuple[Array, Array]:
+        """The discrete Fourier transform along the last axis."""
+        result = (np.fft.ifft if inverse else np.fft.fft)(real + 1j * imaginary)
+        return result.real.astype(real.dtype), result.imag.astype(real.dtype)
+
+    def scatter(self, data: Array, rows: Array, updates: Array, reduction: str) -> Array:
+        """Rows written or joined, in order where one row is named twice."""
+        result = np.array(data)
+        if reduction == "none":
+            result[rows] = updates
+        else:
+            join = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}[reduction]
+            join.at(result, rows, updates)
+        return result
+
+    def while_loop(self, holds: Callable[[Values], Array], step: Callable[[Values], Values], carry: Values) -> Values:
+        """A Python loop."""
+        return python_while(holds, step, carry)
 
     def scan(
         self, body: Callable[[Values, Values], tuple[Values, Values]], carry: Values, xs: Values, reverse: bool = False

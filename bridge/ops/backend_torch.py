@@ -10,7 +10,7 @@ import numpy as np
 
 from bridge.errors import Unsupported
 from bridge.ops.backend import Array, Pads, Shape
-from bridge.ops.loop import python_scan
+from bridge.ops.loop import python_scan, python_while
 
 Values = tuple[Array, ...]
 
@@ -77,14 +77,45 @@ class TorchBackend:
         return torch.erf(x)
 
     def conv(self, x: Array, w: Array, *, strides: Shape, pads: Pads, dilations: Shape, groups: int) -> Array:
-        """Convolution by `torch.nn.functional`."""
+        """Convolution by `torch.nn.functional`; integers in float64, which holds their sums."""
+        import torch
         from torch.nn import functional
 
+        if not x.dtype.is_floating_point:
+            wide = x.to(torch.float64), w.to(torch.float64)
+            return self.conv(*wide, strides=strides, pads=pads, dilations=dilations, groups=groups).to(x.dtype)
         both_sides = [side for pad in reversed(pads) for side in pad]
         convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[x.ndim - 3]
         return convolve(
             functional.pad(x, both_sides), w, stride=tuple(strides), dilation=tuple(dilations), groups=groups
         )
+
+    def einsum(self, equation: str, *operands: Array) -> Array:
+        """Einstein summation."""
+        import torch
+
+        return torch.einsum(equation, *operands)
+
+    def fft(self, real: Array, imaginary: Array, inverse: bool) -> tuple[Array, Array]:
+        """The discrete Fourier transform along the last axis."""
+        import torch
+
+        result = (torch.fft.ifft if inverse else torch.fft.fft)(torch.complex(real, imaginary))
+        return result.real, result.imag
+
+    def scatter(self, data: Array, rows: Array, updates: Array, reduction: str) -> Array:
+        """Rows written or joined."""
+        rows = rows.long()
+        if reduction == "none":
+            return data.index_put((rows,), updates)
+        if reduction == "add":
+            return data.index_put((rows,), updates, accumulate=True)
+        name = {"mul": "prod", "max": "amax", "min": "amin"}[reduction]
+        return data.index_reduce(0, rows, updates, name)
+
+    def while_loop(self, holds: Callable[[Values], Array], step: Callable[[Values], Values], carry: Values) -> Values:
+        """A Python loop."""
+        return python_while(holds, step, carry)
 
     def scan(
         self, body: Callable[[Values, Values], tuple[Values, Values]], carry: Values, xs: Values, reverse: bool = False

@@ -72,6 +72,14 @@ def is_nan(node: Node, X: Array) -> Array:
     return node.xp.isnan(X)
 
 
+@handles("IsInf", versions={10, 20}, differentiable=False)
+def is_inf(node: Node, X: Array, *, detect_negative: int = 1, detect_positive: int = 1) -> Array:
+    """Whether an element is infinite, with a sign that is asked for."""
+    found = node.xp.isinf(X)
+    found = found if detect_negative else node.xp.logical_and(found, X > 0)
+    return found if detect_positive else node.xp.logical_and(found, X < 0)
+
+
 @handles("ArgMax", versions={1, 11, 12, 13}, differentiable=False)
 def arg_max(node: Node, data: Array, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Array:
     """The index of the largest element along `axis`, the first or the last of equals."""

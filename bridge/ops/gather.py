@@ -3,6 +3,8 @@
 # ruff: noqa: A002  (a handler's signature is the ONNX schema)
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bridge.ops.backend import Array
@@ -41,15 +43,20 @@ def gather_nd(node: Node, data: Array, indices: Array, *, batch_dims: int = 0) -
     depth = shape[-1]
     indexed = sizes[batch_dims : batch_dims + depth]
     batch = int(np.prod(sizes[:batch_dims]))
-    strides = [int(np.prod(indexed[at + 1 :])) for at in range(depth)]
-    columns = (_positive(node, indices[..., at], size) * stride
-               for at, (size, stride) in enumerate(zip(indexed, strides, strict=True)))  # fmt: skip
-    linear = node.xp.reshape(sum(columns), (batch, -1))
+    linear = node.xp.reshape(linear_rows(node, indices, indexed), (batch, -1))
     offsets = np.arange(batch, dtype=np.int64)[:, None] * int(np.prod(indexed))
     linear = linear + node.backend.astype(node.backend.asarray(offsets, like=indices), node.backend.dtype(indices))
     rest = sizes[batch_dims + depth :]
     flat = node.xp.reshape(data, (batch * int(np.prod(indexed)), *rest))
     return node.xp.reshape(node.xp.take(flat, node.xp.reshape(linear, (-1,)), axis=0), (*shape[:-1], *rest))
+
+
+def linear_rows(node: Node, indices: Array, sizes: Sequence[int]) -> Array:
+    """The coordinates in the last axis of `indices` as flat positions [n] in axes of these sizes."""
+    strides = [int(np.prod(sizes[at + 1 :])) for at in range(len(sizes))]
+    columns = (_positive(node, indices[..., at], size) * stride
+               for at, (size, stride) in enumerate(zip(sizes, strides, strict=True)))  # fmt: skip
+    return node.xp.reshape(sum(columns), (-1,))
 
 
 @handles("ReverseSequence", versions={10})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,24 @@ RECURRENT_INPUTS = (0, 4, 5, 6)
 """X, sequence_lens, initial_h, initial_c: what a native layer takes; W, R, B and P are its own."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Takeover:
+    """A native layer that takes some inputs of its node and owns what stands at the others."""
+
+    run: Callable[..., Any]
+    inputs: tuple[int, ...]
+    """Positions of the inputs that `run` takes, in its order."""
+
+    def __call__(self, *inputs: Array) -> Any:
+        """The outputs of the node."""
+        return self.run(*inputs)
+
+
 def layer_handler(node: ir.Node, layer: Callable[..., Any]) -> tuple[Handler, Sequence[int]]:
     """A handler that runs `layer` for `node`, and the positions of the inputs it takes."""
     if node.op_type not in ("LSTM", "GRU", "RNN") or node.domain not in ("", "ai.onnx"):
-        return _handler(node, lambda _node, *inputs: _as_tuple(layer(*inputs))), range(len(node.inputs))
+        taken = layer.inputs if isinstance(layer, Takeover) else range(len(node.inputs))
+        return _handler(node, lambda _node, *inputs: _as_tuple(layer(*inputs))), taken
     attribute = node.attributes.get("layout")
     batch_major = attribute is not None and bool(attribute.value)
 

@@ -1,4 +1,4 @@
-"""A scan as a Python loop, for backends that run eagerly."""
+"""A scan and a while loop in Python, for backends that run eagerly."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ def python_scan(
         rows.append(row)
     rows = rows[::-1] if reverse else rows
     return carry, tuple(stack(column) for column in zip(*rows, strict=True))
+
+
+def python_while(holds: Callable[[Values], Array], step: Callable[[Values], Values], carry: Values) -> Values:
+    """Run `step` on `carry` as long as it `holds`."""
+    while bool(holds(carry)):
+        carry = step(carry)
+    return carry

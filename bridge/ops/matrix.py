@@ -1,4 +1,4 @@
-"""Matrix products."""
+"""Matrix products and determinants."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ def gemm(
     if C is None or beta == 0:
         return product
     return product + (C if beta == 1 else _scaled(node, beta, C))
+
+
+@handles("Einsum", versions={12})
+def einsum(node: Node, *Inputs: Array, equation: str) -> Array:
+    """Products summed over the letters that the result lacks."""
+    return node.backend.einsum(equation.replace(" ", ""), *Inputs)
+
+
+@handles("Det", versions={11, 22})
+def det(node: Node, X: Array) -> Array:
+    """The determinant of each matrix."""
+    return node.xp.linalg.det(X)
 
 
 def _scaled(node: Node, factor: float, value: Array) -> Array:

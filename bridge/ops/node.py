@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from bridge.errors import BadInput, Unsupported
 from bridge.ops.backend import Array, Backend
 
-Body = Callable[..., tuple[Array, ...]]
-"""A subgraph bound to the values it captures: its inputs in order to its outputs."""
+LARGEST: Final = 2**28
+"""Elements that an operator may make out of a shape or a count: 1 GB of float32. Beyond, a size is absurd or hostile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """A subgraph bound to the values it captures: call it with its inputs in order."""
+
+    run: Callable[..., tuple[Array, ...]]
+    """Inputs to outputs."""
+    declared: tuple[tuple[int | None, tuple[int | None, ...] | None], ...]
+    """Element type and sizes of the outputs as the graph declares them; None where it does not."""
+
+    def __call__(self, *values: Array) -> tuple[Array, ...]:
+        """The outputs."""
+        return self.run(*values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,3 +58,12 @@ class Node:
     def reject(self, what: str, *, got: object = None, expected: object = None) -> NoReturn:
         """Raise BadInput in the name of this node."""
         raise BadInput(what, where=self.where, got=got, expected=expected)
+
+    def check_size(self, shape: Sequence[int]) -> None:
+        """Refuse to make an array that no sane model makes.
+
+        Raises:
+            BadInput: a negative size, or more than `LARGEST` elements.
+        """
+        if any(size < 0 for size in shape) or math.prod(shape) > LARGEST:
+            self.reject("would make an array of an absurd size", got=list(shape), expected=f"at most {LARGEST} elements")

@@ -29,7 +29,8 @@ class Program:
 
     `layers` maps node names to native layers that take the nodes over, in subgraphs too: for LSTM, GRU and RNN
     `layer(X, sequence_lens=None, initial_h=None, initial_c=None) -> (Y, Y_h[, Y_c])` in ONNX layout 0 (the weights W,
-    R, B, P are the layer's own; an initial state stays an argument), for any other node `layer(*inputs) -> outputs`.
+    R, B, P are the layer's own; an initial state stays an argument), for any other node `layer(*inputs) -> outputs`
+    with all inputs, or a Takeover with some of them.
 
     Raises:
         Unsupported: operators that are not carried, all of them in one error; a dtype that the backend cannot hold.

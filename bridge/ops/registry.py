@@ -27,6 +27,8 @@ class Label:
     static: frozenset[str]
     raw: bool
     differentiable: bool
+    reason: str = ""
+    """Why the static inputs must be static, where their name does not say it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +61,12 @@ def handles(
     static: Iterable[str] = (),
     raw: bool = False,
     differentiable: bool = True,
+    reason: str = "",
 ) -> Callable[[Function], Function]:
     """Label a function as the handler of `op` in the given since-versions.
 
     Inputs named in `static` (shapes, axes) arrive as numpy and are refused while traced; the others arrive on one
-    backend, all as numpy where all are static. `raw` passes every input as it is. `differentiable=False`: no
+    backend, all as numpy where all are static; `reason` says why a value must be static where its name does not. `raw` passes every input as it is. `differentiable=False`: no
     gradient reaches the inputs, so an initialiser that only such nodes read is no parameter.
     """
     label = Label(
@@ -73,6 +76,7 @@ def handles(
         static=frozenset(static),
         raw=raw,
         differentiable=differentiable,
+        reason=reason,
     )
 
     def write(function: Function) -> Function:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bridge.errors import BadInput, Unsupported
 from bridge.ops.backend import Array, Backend
-from bridge.ops.node import Node
+from bridge.ops.node import Body, Node
 from bridge.ops.registry import Handler
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Step:
         """The node to run as, and the inputs where it wants them: static ones as numpy, the rest on its backend."""
         free = [value for at, value in enumerate(values) if not self.handler.is_static(at)]
         like = next((value for value in [*free, *captured] if value is not None and not _is_static(value)), None)
-        if like is None:
+        if like is None and not self.handler.native:
             return self.static_node, [self._known(at, value) for at, value in enumerate(values)]
         if self.handler.label.raw:
             return self.node, values
@@ -72,9 +72,10 @@ class Step:
         if known is not None:
             return known
         sources = sorted(graph_inputs(self.inputs[at]))
+        reason = self.handler.label.reason
         raise Unsupported(
-            f"input {self.handler.inputs[at]!r} must be known while tracing, and depends on the values of "
-            f"{', '.join(map(repr, sources)) or 'a graph input'}",
+            f"input {self.handler.inputs[at]!r} must be known while tracing{f' ({reason})' if reason else ''}, "
+            f"and depends on the values of {', '.join(map(repr, sources)) or 'a graph input'}",
             where=self.node.where,
             do=f"fix it at import: static={{{', '.join(f'{name!r}: value' for name in sources)}}}",
         )
@@ -95,14 +96,14 @@ class Block:
             step.run(scope)
         return tuple(scope[value] for value in self.outputs)
 
-    def bind(self, outer: Scope) -> Callable[..., tuple[Array, ...]]:
+    def bind(self, outer: Scope) -> Body:
         """This block as a function of its inputs, reading its captures from `outer`."""
 
-        def body(*values: Array) -> tuple[Array, ...]:
+        def run(*values: Array) -> tuple[Array, ...]:
             captured = {value: outer[value] for value in self.captures}
             return self.run({**captured, **dict(zip(self.inputs, values, strict=True))})
 
-        return body
+        return Body(run=run, declared=tuple(map(_declared, self.outputs)))
 
     def walk(self) -> Iterator[Step]:
         """Every step, those of bodies too."""
@@ -199,6 +200,11 @@ def graph_inputs(value: ir.Value | None) -> set[str]:
         elif producer.op_type not in ("Shape", "Size"):
             pending += list(producer.inputs)
     return found
+
+
+def _declared(value: ir.Value) -> tuple[int | None, tuple[int | None, ...] | None]:
+    sizes = None if value.shape is None else tuple(size if isinstance(size, int) else None for size in value.shape)
+    return None if value.dtype is None else int(value.dtype), sizes
 
 
 def _plain(value: Any) -> Any:
