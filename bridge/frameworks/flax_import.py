@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +17,12 @@ from bridge.cell import Cell
 from bridge.errors import BadInput, UsageError
 from bridge.frameworks.flax_fit import Api, NativeCell, fit_cell
 from bridge.frameworks.flax_loop import one_direction
+from bridge.frameworks.flax_native import NativeModule, Taken, layer_paths, native_modules, running_nodes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from bridge.graph import Found
 
 Path = tuple[str, ...]
 
@@ -28,12 +32,14 @@ _CURRENT: ContextVar[Callable[[Path], Any]] = ContextVar("bridge_flax_leaves")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NativeLayer:
-    """A node that native cells take over: where they are in the tree, forward first."""
+    """A node that native cells or a native module take over: where they are in the tree, forward first."""
 
     node: str
     paths: tuple[Path, ...]
     run: Callable[..., Any]
     """run(what each path holds, *inputs of the node) -> outputs."""
+    inputs: tuple[int, ...] | None = None
+    """Positions of the inputs that are given to `run`; None for those that the operator's layer takes."""
 
 
 class Graph:
@@ -59,15 +65,16 @@ class Graph:
         remaining = {name: value for name, value in (static or {}).items()
                      if any(each.name == name for each in model.graph.inputs)}  # fmt: skip
         tree = Tree(reserved)
-        self.layers = (*_recurrent_layers(model, api, tree), *_scan_layers(model, tree, scan_layer))
-        takeover = {layer.node: partial(_dispatch, layer) for layer in self.layers}
-        self.program = Program(model, JaxBackend(), layers=takeover, static=remaining)
+        self.layers, owned = _layers(model, api, tree, scan_layer)
+        self.program = Program(model, JaxBackend(), layers=dict(map(_takeover, self.layers)), static=remaining)
         quiet = _zero_states(model)
         self.parameters: dict[str, Path] = {
             name: tree.insert(clean_path(name), array)
             for name, array in self.program.parameters.items()
-            if name not in quiet
+            if name not in quiet and name not in owned
         }
+        self.views = {name: owned[name] for name in self.program.parameters if name in owned}
+        """Initialisers that operators read and that a native module holds: its path, and the native name."""
         self.tree: Mapping[str, Any] = tree.root
         self.model = model
 
@@ -99,9 +106,14 @@ class Graph:
         if len(args) + len(kwargs) != len(feeds) or set(feeds) != set(self.input_names):
             raise UsageError("wrong inputs", where="imported model", expected=", ".join(self.input_names),
                              got=f"{len(args)} positional, by name: {', '.join(kwargs) or 'none'}")  # fmt: skip
-        token = _CURRENT.set(leaf)
+        # All that layers hold is read here: linen makes no submodules inside lax.cond and lax.scan.
+        held = {path: leaf(path) for layer in self.layers for path in layer.paths}
+        parameters = {name: leaf(path) for name, path in self.parameters.items()}
+        parameters |= {name: self.leaf(path).weights[native].back(held[path].value(native))
+                       for name, (path, native) in self.views.items()}  # fmt: skip
+        token = _CURRENT.set(held.__getitem__)
         try:
-            results = self.program(feeds, {name: leaf(path) for name, path in self.parameters.items()})
+            results = self.program(feeds, parameters)
         finally:
             _CURRENT.reset(token)
         values = tuple(results[name] for name in self.output_names)
@@ -158,15 +170,71 @@ def _dispatch(layer: NativeLayer, *inputs: Any, **named: Any) -> Any:
     return layer.run([leaf(path) for path in layer.paths], *inputs, **named)
 
 
-def _recurrent_layers(model: ir.Model, api: Api, tree: Tree) -> Iterator[NativeLayer]:
-    """The layers of the fused nodes; nodes with the same weights share one cell."""
+def _takeover(layer: NativeLayer) -> tuple[str, Callable[..., Any]]:
+    from bridge.ops.layers import Takeover
+
+    run = partial(_dispatch, layer)
+    return layer.node, run if layer.inputs is None else Takeover(run, layer.inputs)
+
+
+def _layers(
+    model: ir.Model, api: Api, tree: Tree, scan_layer: Callable[..., Any]
+) -> tuple[tuple[NativeLayer, ...], dict[str, tuple[Path, str]]]:
+    """Every native layer, and where the initialisers are that native modules hold: (path, native name)."""
     from bridge.graph import recurrent_nodes
+    from bridge.ops.steps import node_name
+
+    names = Counter(map(node_name, running_nodes(model.graph)))
+    scans = [node for node in model.graph if node.op_type == "Scan" and "bridge.layer" in node.metadata_props]
+    scan_layers = {layer.node: layer for layer in _scan_layers(model, tree, scan_layer)}
+    native_scans = [node for node in scans if node_name(node) in scan_layers]
+    described = [json.loads(node.metadata_props["bridge.layer"]) for node in native_scans]
+    copied = {name for layer in described for name in layer["weights"].values()}
+    nodes = list(running_nodes(model.graph, native_scans))
+    taken = native_modules(nodes, lambda node: names[node_name(node)] == 1, copied)
+    cells = [found for found in recurrent_nodes(model) if found.cell is not None
+             and found.node.op_type == found.cell.op and names[node_name(found.node)] == 1]  # fmt: skip
+    paths = {found.node: clean_path(found.name) for found in cells}
+    paths = layer_paths(paths | {each.node: clean_path(node_name(each.node)) for each in taken})
+    recurrent = tuple(_recurrent_layers(cells, paths, api, tree))
+    modules, owned = _module_layers(taken, paths, tree)
+    return (*recurrent, *scan_layers.values(), *modules), owned
+
+
+def _module_layers(
+    taken: Sequence[Taken], paths: Mapping[ir.Node, Path], tree: Tree
+) -> tuple[list[NativeLayer], dict[str, tuple[Path, str]]]:
+    """The layers of native modules; nodes of the same module share it."""
+    from bridge.ops.steps import node_name
+
+    layers: list[NativeLayer] = []
+    placed: dict[NativeModule, Path] = {}
+    owned: dict[str, tuple[Path, str]] = {}
+    for each in taken:
+        if each.module not in placed:
+            placed[each.module] = path = tree.insert(paths[each.node], each.module)
+            owned |= {weight.value.name or "": (path, name) for name, weight in each.module.weights.items()}
+        layers.append(NativeLayer(node_name(each.node), (placed[each.module],), each.run, each.inputs))
+        if each.bias_node is not None:
+            at = 0 if each.bias_node.inputs[0] is each.node.outputs[0] else 1
+            layers.append(NativeLayer(node_name(each.bias_node), (), _as_it_is, (at,)))
+    return layers, owned
+
+
+def _as_it_is(held: Sequence[Any], value: Any) -> Any:  # noqa: ARG001
+    return value
+
+
+def _recurrent_layers(
+    cells: Collection[Found], layer_paths: Mapping[ir.Node, Path], api: Api, tree: Tree
+) -> Iterator[NativeLayer]:
+    """The layers of the fused nodes; nodes with the same weights share one cell."""
     from bridge.ops.steps import node_name
 
     placed: dict[tuple[object, ...], tuple[Path, ...]] = {}
     natives: dict[Path, NativeCell] = {}
-    for found in recurrent_nodes(model):
-        if found.cell is None or found.node.op_type != found.cell.op:
+    for found in cells:
+        if found.cell is None:
             continue
         key = _weights_key(found.node, found.cell)
         if key not in placed:
@@ -174,7 +242,7 @@ def _recurrent_layers(model: ir.Model, api: Api, tree: Tree) -> Iterator[NativeL
             halves = [fit_cell(half, api, preferred=preferred) for half in found.cell.split()]
             names = ("cell",) if len(halves) == 1 else ("forward_cell", "backward_cell")
             placed[key] = tuple(
-                tree.insert((*clean_path(found.name), name), half) for name, half in zip(names, halves, strict=True)
+                tree.insert((*layer_paths[found.node], name), half) for name, half in zip(names, halves, strict=True)
             )
             natives |= dict(zip(placed[key], halves, strict=True))
         paths = placed[key]

@@ -22,6 +22,8 @@ from bridge.frameworks.flax_fit import NativeCell
 from bridge.frameworks.flax_import import Graph, Path, device_array
 from bridge.frameworks.flax_linen_cells import OWN_CELLS
 from bridge.frameworks.flax_linen_read import parameters
+from bridge.frameworks.flax_native import NativeModule
+from bridge.frameworks.flax_native_linen import PARAMS, STATISTICS, held_module, native_module, native_variables
 from bridge.frameworks.flax_scan_cells import CONV_LSTM
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ class OnnxModule(nn.Module):  # type: ignore[misc]
     """An imported graph: applied to its inputs in the order of `input_names`, or by name.
 
     One output is an array, several a tuple in the order of `output_names`. Cells are native linen cells (bridge's
-    own where linen has no place for the recurrence).
+    own where linen has no place for the recurrence), other layers that own weights native linen modules where those
+    compute exactly the operator.
     """
 
     graph: Graph
@@ -89,12 +92,14 @@ class OnnxModule(nn.Module):  # type: ignore[misc]
         return present_model(self.graph, self._held, options)
 
     def _held(self, path: Path) -> Any:
-        """What is at `path` now: an array, or the parameters of a cell by their names in its layout."""
-        found = functools.reduce(getattr, path, self)
+        """What is at `path` now: an array, a native module, or the parameters of a cell by their names."""
+        found, leaf = functools.reduce(getattr, path, self), self.graph.leaf(path)
+        if isinstance(leaf, NativeModule):
+            return held_module(leaf, found, self.is_initializing())
         if not isinstance(found, nn.RNNCellBase):
             return found
         if self.is_initializing():
-            _make_parameters(found, self.graph.leaf(path))
+            _make_parameters(found, leaf)
         return found.variables["params"] if isinstance(found, nn.ConvLSTMCell) else parameters(found)
 
 
@@ -108,7 +113,17 @@ class Hidden:
 def import_pair(model: ir.Model, static: Mapping[str, object] | None) -> Pair:
     """The module and its variables. Raises Unsupported for operators that bridge does not carry, all of them named."""
     graph = Graph(model, static, "linen", RESERVED, _scan_layer)
-    return OnnxModule(graph), {"params": _params(graph.tree)}
+    statistics = _statistics(graph.tree)
+    return OnnxModule(graph), {PARAMS: _params(graph.tree)} | ({STATISTICS: statistics} if statistics else {})
+
+
+def _statistics(tree: Mapping[str, Any]) -> dict[str, Any]:
+    found = {
+        name: _statistics(value) if isinstance(value, dict) else native_variables(value, STATISTICS)
+        for name, value in tree.items()
+        if isinstance(value, dict | NativeModule)
+    }
+    return {name: held for name, held in found.items() if held}
 
 
 def _params(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,6 +131,8 @@ def _params(tree: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in tree.items():
         if isinstance(value, dict):
             found[name] = _params(value)
+        elif isinstance(value, NativeModule):
+            found[name] = native_variables(value, PARAMS)
         elif isinstance(value, NativeCell | ConvCell):
             found[name] = nested(value.params)
         else:
@@ -135,6 +152,8 @@ def _grow(owner: nn.Module, tree: Any) -> None:
             setattr(owner, name, empty_cell(value))
         elif isinstance(value, ConvCell):
             setattr(owner, name, _conv_cell(value))
+        elif isinstance(value, NativeModule):
+            setattr(owner, name, native_module(value))
         elif isinstance(value, dict):
             setattr(owner, name, Block(Hidden(value)))
         else:

@@ -14,6 +14,8 @@ from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.flax_activations import function_of
 from bridge.frameworks.flax_fit import NativeCell
 from bridge.frameworks.flax_import import Graph, Path, device_array
+from bridge.frameworks.flax_native import NativeModule
+from bridge.frameworks.flax_native_nnx import held_module, native_module
 from bridge.frameworks.flax_nnx_cells import OWN_CELLS
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ RESERVED: Final = (*dir(nnx.Module), "graph", "input_names", "output_names")
 
 
 class Block(nnx.Module):  # type: ignore[misc]
-    """A level of the tree: holds cells, Params and further levels under the graph's names."""
+    """A level of the tree: holds cells, modules, Params and further levels under the graph's names."""
 
     def __init__(self, tree: Mapping[str, Any]) -> None:
         grow(self, tree)
@@ -38,7 +40,8 @@ class OnnxModule(nnx.Module):  # type: ignore[misc]
     """An imported graph: called positionally in the order of `input_names`, or by name.
 
     One output is an array, several a tuple in the order of `output_names`. Cells are native nnx cells (bridge's own
-    where nnx has no place for the recurrence); the other trainable constants of the graph are nnx.Params.
+    where nnx has no place for the recurrence), other layers that own weights native nnx modules where those compute
+    exactly the operator; the other trainable constants of the graph are nnx.Params.
 
     Raises:
         Unsupported: operators that bridge does not carry, all of them named.
@@ -69,8 +72,10 @@ class OnnxModule(nnx.Module):  # type: ignore[misc]
         return present_model(self.graph, self._held, options)
 
     def _held(self, path: Path) -> Any:
-        """What is at `path` now: an array, or the parameters of a cell by their names in its layout."""
+        """What is at `path` now: an array, a native module, or the parameters of a cell by their names."""
         found = functools.reduce(getattr, path, self)
+        if isinstance(self.graph.leaf(path), NativeModule):
+            return held_module(found)
         return found[...] if isinstance(found, nnx.Variable) else held_parameters(found)
 
 
@@ -79,6 +84,8 @@ def grow(owner: nnx.Module, tree: Mapping[str, Any]) -> None:
     for name, value in tree.items():
         if isinstance(value, NativeCell):
             setattr(owner, name, native_cell(value))
+        elif isinstance(value, NativeModule):
+            setattr(owner, name, native_module(value))
         elif isinstance(value, dict):
             setattr(owner, name, Block(value))
         else:

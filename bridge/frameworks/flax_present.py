@@ -14,6 +14,8 @@ from bridge.cell import Cell
 from bridge.errors import UsageError
 from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.flax_fit import NativeCell
+from bridge.frameworks.flax_native import Held as HeldModule
+from bridge.frameworks.flax_native import NativeModule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -49,6 +51,8 @@ def present_model(graph: Graph, held: Held, options: ExportOptions) -> ir.Model:
         leaves = [graph.leaf(path) for path in layer.paths]
         if node.op_type == "Scan":
             weights |= _scan_weights(node, held(layer.paths[0]))
+        elif layer.paths and isinstance(leaves[0], NativeModule):
+            weights |= _module_weights(leaves[0], held(layer.paths[0]))
         elif changed := _changed_inputs(leaves, [held(path) for path in layer.paths]):
             for at, array in changed.items():
                 own = _own_initializer(node, at, layer, owners)
@@ -71,6 +75,14 @@ def _changed_inputs(leaves: Sequence[NativeCell], held: Sequence[Mapping[str, An
     cell = halves[0] if len(halves) == 1 else Cell.join(halves[0], halves[1])
     arrays = {1: cell.W, 2: cell.R, 3: cell.B, 7: cell.P}
     return {at: array for at, array in arrays.items() if array is not None}
+
+
+def _module_weights(module: NativeModule, held: HeldModule) -> dict[str, np.ndarray]:
+    """The initialisers that a native module holds and that have changed: nobody else holds them."""
+    now = {name: np.ascontiguousarray(weight.back(np.asarray(held.value(name))))
+           for name, weight in module.weights.items()}  # fmt: skip
+    return {str(weight.value.name): now[name] for name, weight in module.weights.items()
+            if not np.array_equal(now[name], weight.array)}  # fmt: skip
 
 
 def _own_initializer(node: ir.Node, at: int, layer: NativeLayer, owners: Mapping[ir.Node, NativeLayer]) -> str | None:
