@@ -1,3 +1,4 @@
+# mypy: disable-error-code="untyped-decorator"
 """The opaque operators that stand for recurrent layers and packing while torch exports the rest of a model.
 
 They are never run: torch's export asks for the shapes of their results only, and `bridge.graph.splice` replaces them.
