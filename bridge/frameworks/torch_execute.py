@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from bridge.errors import BadInput, Unsupported
+from bridge.errors import BadInput
 from bridge.frameworks.torch_import import OnnxModule
 from bridge.frameworks.torch_own import OwnStack
 from bridge.frameworks.torch_read import SEQUENCES, STEPS
@@ -28,7 +28,10 @@ def run_module(source: nn.Module, feeds: Mapping[str, np.ndarray]) -> dict[str, 
         return {name: _as_numpy(value) for name, value in zip(source.output_names, values, strict=True)}
     run = next((run for kinds, run in _RUNNERS if isinstance(source, kinds)), None)
     if run is None:
-        raise Unsupported("only recurrent modules are run by name", where=type(source).__name__)
+        from bridge.frameworks.torch_whole_execute import run_whole
+
+        with _inference(source):
+            return run_whole(source, feeds)
     has_cell_state = isinstance(source, nn.LSTM | nn.LSTMCell) or (isinstance(source, OwnStack) and source.op == "LSTM")
     _check_names(source, feeds, has_cell_state)
     device = next(source.parameters()).device

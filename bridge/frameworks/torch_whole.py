@@ -13,8 +13,9 @@ from torch import nn
 
 from bridge.errors import Unsupported, UsageError
 from bridge.frameworks.door import ExportOptions
+from bridge.frameworks.stack import Stack
 from bridge.frameworks.torch_own import Whole
-from bridge.frameworks.torch_read import layout_of, read_weights, recurrent_modules
+from bridge.frameworks.torch_read import read_weights, recurrent_modules
 from bridge.frameworks.torch_whole_capture import FAILURES, OLDEST, capture, explained, translate
 from bridge.frameworks.torch_whole_inputs import arguments_of, dynamic_shapes, output_names, symbols
 from bridge.frameworks.torch_whole_splice import Splice
@@ -42,10 +43,10 @@ def export_whole(module: nn.Module, options: ExportOptions) -> ir.Model:
     _check_options(module, options)
     _check_mode(module)
     _check_devices(module)
-    layers = _layers(module)
+    trace = Trace(recurrent_modules(module))
+    layers = _layers(trace)
     args = arguments_of(module, options.example)
     shapes = dynamic_shapes(module, args, options.dynamic)
-    trace = Trace({id(child): path for path, child in recurrent_modules(module)})
     try:
         program = capture(module, args, shapes, trace)
     except FAILURES as error:
@@ -54,15 +55,14 @@ def export_whole(module: nn.Module, options: ExportOptions) -> ir.Model:
     return _finished(module, model, program, trace, layers, options)
 
 
-def _finished(module: nn.Module, model: ir.Model, program: Any, trace: Trace, layers: Any, options: ExportOptions
+def _finished(module: nn.Module, model: ir.Model, program: Any, trace: Trace, layers: list[tuple[str, Stack]], options: ExportOptions
               ) -> ir.Model:  # fmt: skip
     from bridge.graph import finishing
     from bridge.graph.stubs import splice
 
     where = type(module).__name__
     names = output_names(program)
-    work = Splice([(trace.paths[id(child)], layers[id(child)]) for child in trace.calls], options.form,
-                  options.states == "inputs")  # fmt: skip
+    work = Splice(layers, options.form, options.states == "inputs")
     splice(model, max(OLDEST, options.opset), _dtype(module), work.write)
     model.graph.outputs.extend(value for _, value in work.outputs)
     finishing.name_outputs(model, [*names, *(name for name, _ in work.outputs)])
@@ -74,18 +74,17 @@ def _finished(module: nn.Module, model: ir.Model, program: Any, trace: Trace, la
                           )  # fmt: skip
     finishing.rename_symbols(model, work.symbols(symbols(program, options.dynamic), model))
     finishing.name_nodes(model)
-    _describe(model, module, layers, trace)
+    _describe(model, trace, work)
     finishing.settle(model, options.opset, where)
     return model
 
 
-def _describe(model: ir.Model, module: nn.Module, layers: Any, trace: Trace) -> None:
+def _describe(model: ir.Model, trace: Trace, work: Splice) -> None:
     model.producer_name, model.producer_version = "rnn-bridge", _version()
-    kinds = {path: f"torch.nn.{layout_of(child).removeprefix('torch.')}" for path, child in recurrent_modules(module)}
     model.metadata_props["bridge.source"] = "torch.nn.Module"
     model.metadata_props["bridge.source_version"] = torch.__version__
-    model.metadata_props["bridge.modules"] = json.dumps(kinds)
-    notes = list(dict.fromkeys(note for child in trace.calls for note in layers[id(child)].notes))
+    model.metadata_props["bridge.modules"] = json.dumps({path: stack.source for path, stack in work.layers})
+    notes = [note for _, stack in work.layers for note in stack.notes]
     if trace.full:
         notes.append("the longest sequence of a packed batch must fill the time axis: other lengths fail when run")
     if notes:
@@ -98,15 +97,13 @@ def _version() -> str:
     return __version__
 
 
-def _layers(module: nn.Module) -> dict[int, Any]:
-    """The layers of every recurrent module, by its id: read once, so that calls of one module share their weights."""
-    found = {}
-    for path, child in recurrent_modules(module):
+def _layers(trace: Trace) -> list[tuple[str, Stack]]:
+    """Path and layers of every recurrent module: read once, so that calls of one module share their weights."""
+    for path, child in trace.modules:
         if isinstance(child, Whole):
             raise Unsupported("a module that bridge imported stands inside a torch model", where=path,
                               do="export the imported graph by itself")  # fmt: skip
-        found[id(child)] = read_weights(child, path)
-    return found
+    return [(path, read_weights(child, path)) for path, child in trace.modules]
 
 
 def _dtype(module: nn.Module) -> str:

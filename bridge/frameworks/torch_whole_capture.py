@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from bridge.errors import BridgeError, Unsupported
 from bridge.frameworks.torch_whole_inputs import Args
+from bridge.frameworks.torch_whole_loops import sizes_watched
 from bridge.frameworks.torch_whole_ops import translations
 from bridge.frameworks.torch_whole_stubs import Trace, stubbed
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-FAILURES: Final = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError,
-                   SyntaxError)  # fmt: skip
+FAILURES: Final = (TorchDynamoException, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
+                   ArithmeticError, AssertionError, SyntaxError)  # fmt: skip
 """What tracing somebody's forward may raise; the rest is no verdict about the model."""
 
 OLDEST: Final = 18
@@ -36,27 +38,37 @@ def capture(module: nn.Module, args: Args, shapes: Any, trace: Trace) -> Any:
     """The ExportedProgram of `module` with stubs for its recurrent layers and packing.
 
     Raises:
-        Unsupported: torch cannot trace it: the module path, the line, and torch's own message.
+        Unsupported: Python code that takes a symbolic size for a number, which holds for the example's size only.
     """
     from torch.fx.experimental import _config
 
+    places: list[str] = []
     with ExitStack() as stack:
         stack.enter_context(_unchanged(module))
         stack.enter_context(_quiet())
         stack.enter_context(stubbed(trace))
         stack.enter_context(_config.patch(backed_size_oblivious=True))  # as torch.onnx does: 1 is a size like any other
+        stack.enter_context(torch._dynamo.config.patch(allow_rnn=True))  # noqa: SLF001 (branches of torch.cond)
         stack.enter_context(torch.no_grad())
+        stack.enter_context(sizes_watched(places))
         try:
-            return torch.export.export(module, args[0], args[1], dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(module, args[0], args[1], dynamic_shapes=shapes, strict=False)
         except GuardOnDataDependentSymNode:
             if trace.full or not trace.packed:
                 raise
             # The model compares the length of the longest sequence with something: let it be the time axis, checked
             # when the model runs.
             trace.full = True
-            trace.calls.clear()
             trace.packed.clear()
-            return torch.export.export(module, args[0], args[1], dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(module, args[0], args[1], dynamic_shapes=shapes, strict=False)
+    if places:
+        raise Unsupported(
+            "the model takes the size of an axis for a number (a Python loop over time?), so the graph would hold for "
+            "the example's size only", where=type(module).__name__, got="; ".join(dict.fromkeys(places)),
+            do="call the layer on the whole sequence (nn.LSTM for nn.LSTMCell), or fix the axis at the example's size: "
+            "dynamic={name: {0: 'batch'}}",
+        )  # fmt: skip
+    return program
 
 
 def explained(error: BaseException, module: nn.Module) -> BridgeError:

@@ -116,14 +116,16 @@ def symbols(program: Any, dynamic: object) -> dict[str, str]:
 
 
 def output_names(program: Any) -> list[str]:
-    """Names of the outputs: `output` for one, `output_0`, … for several, keys where the model returns a mapping."""
-    spec = program.call_spec.out_spec
+    """Names of the outputs of an exported program. See `named_leaves`."""
     count = len(program.graph_signature.user_outputs)
-    tree = pytree.tree_unflatten([f"{at}" for at in range(count)], spec)
-    paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
-    names = []
-    for path in paths:
+    return list(named_leaves(pytree.tree_unflatten(list(range(count)), program.call_spec.out_spec)))
+
+
+def named_leaves(result: Any) -> dict[str, Any]:
+    """What a model returns by name: `output` for one, `output_0`, … for several, its keys where it is a mapping."""
+    named = {}
+    for path, leaf in pytree.tree_flatten_with_path(result)[0]:
         parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", "")))) for key in path]
-        named = bool(parts) and not parts[0].isdigit()
-        names.append("_".join(parts if named else ["output", *parts]))
-    return names
+        own = bool(parts) and not parts[0].isdigit()
+        named["_".join(parts if own else ["output", *parts])] = leaf
+    return named

@@ -55,9 +55,9 @@ class Stub(NamedTuple):
 
 @dataclass(slots=True)
 class Splice:
-    """Writes stubs. `calls` are the layers of each call; `exposed` says whether absent states become graph inputs."""
+    """Writes stubs. `layers` are those of each module; `exposed` says whether absent states become graph inputs."""
 
-    calls: Sequence[tuple[str, Stack]]
+    layers: Sequence[tuple[str, Stack]]
     form: Form
     exposed: bool
     padded: dict[int, Padded] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Splice:
                 self.axes.setdefault(label, name)
 
     def _sequence(self, w: Writer, stub: Stub) -> Values:
-        path, stack = self.calls[stub.attributes["call"]]
+        path, stack = self.layers[stub.attributes["call"]]
         batch_first = stub.attributes["batch_axis"] == 0
         x = w.transpose(stub.inputs[0], (1, 0, 2)) if batch_first else stub.inputs[0]
         initial, exposed = self._initial(w, path, stack, x, stub.inputs[1:3])
@@ -104,7 +104,7 @@ class Splice:
         return [y, *self._finals(path, finals, exposed)]
 
     def _packed_sequence(self, w: Writer, stub: Stub) -> Values:
-        path, stack = self.calls[stub.attributes["call"]]
+        path, stack = self.layers[stub.attributes["call"]]
         data, _, source, lengths = stub.inputs[:4]
         known = self.padded.get(id(data))
         if known is None:
@@ -115,7 +115,7 @@ class Splice:
         return [packed, *self._finals(path, finals, exposed)]
 
     def _step(self, w: Writer, stub: Stub) -> Values:
-        path, stack = self.calls[stub.attributes["call"]]
+        path, stack = self.layers[stub.attributes["call"]]
         x = w.unsqueeze(stub.inputs[0], 0)
         initial, exposed = self._initial(w, path, stack, x, stub.inputs[1:3], rank=2)
         own = {name: w.unsqueeze(value, 0) for name, value in initial.items()}

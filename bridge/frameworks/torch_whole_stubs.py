@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -29,32 +29,30 @@ class Packed:
     batch_sizes: Tensor
 
 
-@dataclass(slots=True)
 class Trace:
-    """One export: which module has which path, and the calls met so far."""
+    """One export: the recurrent modules of the model by number, and the packed sequences met so far."""
 
-    paths: dict[int, str]
-    """Module paths by id of the module."""
-    full: bool = False
-    """Whether the longest sequence of a packed batch is taken to fill the time axis."""
-    calls: list[nn.Module] = field(default_factory=list)
-    """The module of each call, in order."""
-    packed: dict[int, Packed] = field(default_factory=dict)
-    """By id of the batch_sizes, which are kept alive in the value."""
+    def __init__(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
+        self.modules = tuple(modules)
+        """Every recurrent module with its path; a stub carries its number."""
+        self.full = False
+        """Whether the longest sequence of a packed batch is taken to fill the time axis."""
+        self.packed: dict[int, Packed] = {}
+        """By id of the batch_sizes, which are kept alive in the value."""
+        self._numbers = {id(module): at for at, (_, module) in enumerate(self.modules)}
 
-    def enter(self, module: nn.Module) -> int:
-        """Count a call of `module` and return its number.
+    def number(self, module: nn.Module) -> int:
+        """The number of a module.
 
         Raises:
             Unsupported: the module is no submodule of the model.
         """
-        if id(module) not in self.paths:
+        if id(module) not in self._numbers:
             raise Unsupported(
                 "a recurrent module is called that is no submodule of the model", where=type(module).__name__,
                 do="keep it in an attribute, an nn.ModuleList or an nn.ModuleDict",
             )  # fmt: skip
-        self.calls.append(module)
-        return len(self.calls) - 1
+        return self._numbers[id(module)]
 
 
 @contextmanager
@@ -79,7 +77,9 @@ def stubbed(trace: Trace) -> Iterator[None]:
 
 def _traced(trace: Trace, forward: Any, stub: Any) -> Any:
     def call(self: nn.Module, input: Any, hx: Any = None) -> Any:  # noqa: A002 (torch's own name)
-        return stub(trace, self, input, hx) if _is_fake(input) else forward(self, input, hx)
+        # Branches of torch.cond are traced by dynamo, which shows no fake tensors.
+        traced = torch.compiler.is_dynamo_compiling() or _is_fake(input)
+        return stub(trace, self, input, hx) if traced else forward(self, input, hx)
 
     return call
 
@@ -92,7 +92,7 @@ def _is_fake(value: Any) -> bool:
 
 
 def _run_sequence(trace: Trace, module: Any, x: Any, hx: Any) -> Any:
-    call = trace.enter(module)
+    call = trace.number(module)
     packed = isinstance(x, PackedSequence)
     batched = packed or x.dim() == 3
     batch_axis = 0 if module.batch_first and not packed else 1
@@ -149,7 +149,7 @@ def _check(module: Any, data: Tensor, states: list[Any], batch_sizes: Any, trace
 
 
 def _run_step(trace: Trace, module: Any, x: Tensor, hx: Any) -> Any:
-    call = trace.enter(module)
+    call = trace.number(module)
     batched = x.dim() == 2
     if x.dim() not in (1, 2) or x.shape[-1] != module.input_size:
         raise ValueError(f"{type(module).__name__}: expected [..., {module.input_size}], got {list(x.shape)}")

@@ -56,12 +56,15 @@ def is_target(b: object) -> bool:
     return isinstance(b, str) and (b in TARGETS or not any(mark in b for mark in "./\\"))
 
 
-def common_options(sources: list[object], wanted: frozenset[str] | None = None) -> ExportOptions:
+def common_options(
+    sources: list[object], wanted: frozenset[str] | None = None, example: Mapping[str, np.ndarray] | None = None
+) -> ExportOptions:
     """The widest export that every live source allows: lengths and states as inputs, or one of them, or neither.
 
     Args:
         sources: the sources that are not graphs yet.
         wanted: input names of a graph that the options must produce; None leaves the choice free.
+        example: inputs by name, from which a whole model is exported where no export goes without.
 
     Raises:
         Refused: a source that cannot be exported at all; its own error.
@@ -80,7 +83,22 @@ def common_options(sources: list[object], wanted: frozenset[str] | None = None) 
         except (Refused, UsageError):
             continue
         return options
+    if example is not None and any(_asks_for_example(source) for source in sources):
+        arrays = {name: array for name, array in example.items() if not _is_state(name)}
+        return ExportOptions(example=arrays, states="inputs" if len(arrays) < len(example) else "zero")
     return plain
+
+
+def _is_state(name: str) -> bool:
+    return name.rpartition(".")[2].startswith("initial_")
+
+
+def _asks_for_example(source: object) -> bool:
+    try:
+        conversion.to_ir(source, ExportOptions())
+    except UsageError:
+        return True
+    return False
 
 
 def native(source: object, options: ExportOptions, model: ir.Model) -> Side:

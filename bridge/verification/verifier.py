@@ -58,15 +58,17 @@ def verify(
     Args:
         a: any source.
         b: any source, or a target name ("flax", "flax.linen", "torch", "keras"): the import of `a` into it.
-        inputs: arrays by ONNX input name in `a`'s axis order, one dict or several; None makes three (batch, time)
-            pairs with ragged lengths and non-zero states.
+        inputs: arrays by ONNX input name in `a`'s axis order, one dict or several, the first of which is the example
+            that a whole model is exported from; None makes three (batch, time) pairs with ragged lengths and non-zero
+            states.
         device: where onnxruntime runs.
 
     Raises:
         UsageError: an unknown target, or two sides without a common signature.
         Refused: a side that cannot be carried.
     """
-    case, notes = _prepare(a, b, device)
+    example = None if inputs is None else inputs if isinstance(inputs, Mapping) else next(iter(inputs), None)
+    case, notes = _prepare(a, b, device, example)
     if inputs is None:
         pairs = [row for batch, time in PAIRS for row in _shortened(case, batch, time)]
     else:
@@ -84,7 +86,7 @@ def verify(
     )
 
 
-def _prepare(a: object, b: object, device: Device) -> tuple[Case, list[str]]:
+def _prepare(a: object, b: object, device: Device, example: Feeds | None = None) -> tuple[Case, list[str]]:
     if isinstance(a, Cell):
         a = conversion.to_ir(a, ExportOptions(lengths=True, states="inputs"))
     a_is_graph = conversion.door_of(a) is None
@@ -96,7 +98,7 @@ def _prepare(a: object, b: object, device: Device) -> tuple[Case, list[str]]:
         options = sides.common_options(live, frozenset(port.name for port in Interface.of(model).inputs))
     else:
         wanted = None if b_is_target or b_is_live else _input_names(b)
-        options = sides.common_options(live, wanted)
+        options = sides.common_options(live, wanted, example)
         model = conversion.to_ir(a, options)
     interface = Interface.of(model)
     candidates = _candidates(a, b, model, options, device, a_is_graph, b_is_target, b_is_live)
