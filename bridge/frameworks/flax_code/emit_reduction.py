@@ -1,0 +1,83 @@
+"""Operators over whole axes."""
+
+# ruff: noqa: A002  (an emitter's signature is the ONNX schema)
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+from bridge.frameworks.flax_code.code import shape_text
+from bridge.frameworks.flax_code.emit_shape import rank_of
+from bridge.frameworks.flax_code.operands import Operand, Tensor
+from bridge.frameworks.flax_code.registry import emits
+from bridge.frameworks.flax_code.site import Site
+
+REDUCTIONS: Final = MappingProxyType(
+    {"ReduceMax": "jnp.max({}{})", "ReduceMean": "jnp.mean({}{})", "ReduceMin": "jnp.min({}{})",
+     "ReduceProd": "jnp.prod({}{})", "ReduceSum": "jnp.sum({}{})", "ReduceL1": "jnp.sum(jnp.abs({}){})",
+     "ReduceL2": "jnp.sqrt(jnp.sum(jnp.square({}){}))", "ReduceSumSquare": "jnp.sum(jnp.square({}){})"}
+)  # fmt: skip
+
+
+def reduction(op: str, template: str) -> Callable[..., Operand]:
+    """The emitter of an operator in REDUCTIONS."""
+
+    @emits(op)
+    def emit(site: Site, data: Operand, axes_input: Operand = None, *, axes: Sequence[int] | None = None,
+             keepdims: int = 1, noop_with_empty_axes: int = 0) -> Operand:  # fmt: skip
+        places = list(axes) if axes is not None else site.known(axes_input, "axes") or []
+        if not places and noop_with_empty_axes:
+            return data
+        axis = f", axis={places[0] if len(places) == 1 else shape_text(places)}" if places else ""
+        return site.emit(template.format(site.ref(data), f"{axis}{', keepdims=True' if keepdims else ''}"))
+
+    return emit
+
+
+def over_axis(op: str, function: str) -> Callable[..., Operand]:
+    """The emitter of Softmax and LogSoftmax."""
+
+    @emits(op)
+    def emit(site: Site, input: Operand, *, axis: int | None = None) -> Operand:
+        if not isinstance(input, Tensor):
+            site.refuse("of something that is no tensor")
+        last = rank_of(site, input) - 1
+        if axis is None or axis % (last + 1) == last:
+            return site.on_last_axis(input, f"{function}({{}})".format)
+        return site.emit(f"{function}({site.ref(input)}, axis={axis})")
+
+    return emit
+
+
+EMITTERS: Final = (
+    *(reduction(*row) for row in REDUCTIONS.items()),
+    over_axis("Softmax", "jax.nn.softmax"),
+    over_axis("LogSoftmax", "jax.nn.log_softmax"),
+)
+
+
+@emits("ArgMax")
+@emits("ArgMin")
+def arg(site: Site, data: Operand, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Operand:
+    """Where the largest or smallest element is."""
+    if select_last_index:
+        site.refuse("select_last_index")
+    name = site.op_type.lower()
+    return site.emit(f"jnp.{name}({site.ref(data)}, axis={axis}{', keepdims=True' if keepdims else ''})")
+
+
+@emits("CumSum")
+def cumsum(site: Site, x: Operand, axis: Operand, *, exclusive: int = 0, reverse: int = 0) -> Operand:
+    """Running sums."""
+    if exclusive or reverse:
+        site.refuse("CumSum that is exclusive or reversed")
+    (at,) = site.known(axis, "the axis")
+    return site.emit(f"jnp.cumsum({site.ref(x)}, axis={at})")
+
+
+@emits("Einsum")
+def einsum(site: Site, *Inputs: Operand, equation: Any) -> Operand:
+    """Sums of products by subscripts."""
+    text = equation.decode() if isinstance(equation, bytes) else equation
+    return site.emit(f'jnp.einsum("{text}", {", ".join(map(site.ref, Inputs))})')
