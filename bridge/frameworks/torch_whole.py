@@ -55,8 +55,10 @@ def export_whole(module: nn.Module, options: ExportOptions) -> ir.Model:
     return _finished(module, model, program, trace, layers, options)
 
 
-def _finished(module: nn.Module, model: ir.Model, program: Any, trace: Trace, layers: list[tuple[str, Stack]], options: ExportOptions
-              ) -> ir.Model:  # fmt: skip
+def _finished(
+    module: nn.Module, model: ir.Model, program: Any, trace: Trace, layers: list[tuple[str, Stack]],
+    options: ExportOptions,
+) -> ir.Model:  # fmt: skip
     from bridge.graph import finishing
     from bridge.graph.stubs import splice
 

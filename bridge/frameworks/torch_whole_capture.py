@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -77,10 +79,8 @@ def explained(error: BaseException, module: nn.Module) -> BridgeError:
         if isinstance(cause, BridgeError):
             return cause
     path, line = _place(error, module)
-    return Unsupported(
-        "torch cannot export this module", where=f"{path} ({type(_at(module, path)).__name__})" if path
-        else type(module).__name__, got=_message(error), do=f"change {line}" if line else "",
-    )  # fmt: skip
+    return Unsupported("torch cannot export this module", where=_named(module, path), got=_message(error),
+                       do=f"change {line}" if line else "")  # fmt: skip
 
 
 def translate(module: nn.Module, program: Any, opset: int) -> ir.Model:
@@ -96,26 +96,35 @@ def translate(module: nn.Module, program: Any, opset: int) -> ir.Model:
             made: Any = torch.onnx.export(program, (), dynamo=True, custom_translation_table=translations(),
                                      opset_version=max(OLDEST, opset), optimize=False, verbose=False)  # fmt: skip
         except OnnxExporterError as error:
-            raise _untranslated(error, program, module) from error
+            raise _untranslated(error, module) from error
     return made.model  # type: ignore[no-any-return]
 
 
-def _untranslated(error: BaseException, program: Any, module: nn.Module) -> BridgeError:
-    texts = " ".join(str(cause) for cause in _chain(error))
-    node = next((node for node in program.graph.nodes if node.op == "call_function" and f"%{node.name} " in texts
-                 and f"translating node %{node.name} " in texts), None)  # fmt: skip
+def _untranslated(error: BaseException, module: nn.Module) -> BridgeError:
     path, line = "", ""
+    node = _failed_node(error)
     if node is not None:
-        stack = list(node.meta.get("nn_module_stack", {}).values())
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
         path = str(stack[-1][0]) if stack else ""
-        source = str(node.meta.get("stack_trace", "")).strip().splitlines()
-        line = source[-2].strip() if len(source) > 1 else ""
+        for file, number in re.findall(r'File "(.+)", line (\d+)', str(node.meta.get("stack_trace") or ""))[-1:]:
+            line = f"change {file}:{number}: {linecache.getline(file, int(number)).strip()}"
     root = _chain(error)[-1]
-    return Unsupported(
-        "torch's exporter cannot write this module in ONNX",
-        where=f"{path} ({type(_at(module, path)).__name__})" if path else type(module).__name__,
-        got=_message(root), do=f"change {line}" if line else "",
-    )  # fmt: skip
+    return Unsupported("torch's exporter cannot write this module in ONNX", where=_named(module, path),
+                       got=_message(root), do=line)  # fmt: skip
+
+
+def _failed_node(error: BaseException) -> torch.fx.Node | None:
+    """The node that the exporter was at, read off its frames: it names nodes of a copy of the program."""
+    for cause in _chain(error):
+        for frame, _ in _frames(cause):
+            node = frame.f_locals.get("node")
+            if isinstance(node, torch.fx.Node) and node.op == "call_function":
+                return node
+    return None
+
+
+def _named(module: nn.Module, path: str) -> str:
+    return f"{path} ({type(module.get_submodule(path)).__name__})" if path else type(module).__name__
 
 
 def _message(error: BaseException) -> str:
@@ -134,8 +143,6 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _place(error: BaseException, module: nn.Module) -> tuple[str, str]:
     """The path of the deepest submodule in whose forward it happened, and "file:line: code"."""
-    import linecache
-
     paths = {id(child): path for path, child in module.named_modules()}
     best: tuple[str, str] = ("", "")
     for frame, number in _frames(error):
@@ -155,11 +162,6 @@ def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
     while at is not None:
         yield at.tb_frame, at.tb_lineno
         at = at.tb_next
-
-
-def _at(module: nn.Module, path: str) -> nn.Module:
-    found = dict(module.named_modules()).get(path)
-    return module if found is None else found
 
 
 @contextmanager

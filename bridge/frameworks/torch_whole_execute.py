@@ -46,7 +46,8 @@ def run_whole(module: nn.Module, feeds: Mapping[str, np.ndarray]) -> dict[str, n
 def _given(module: nn.Module, states: Mapping[str, Mapping[str, torch.Tensor]], finals: dict[str, torch.Tensor]
            ) -> Iterator[None]:  # fmt: skip
     """Layers start from `states`; their final states go to `finals`. The hooks are gone afterwards."""
-    known = {path: child for path, child in recurrent_modules(module) if isinstance(child, (*SEQUENCES, *STEPS))}
+    kinds = (*SEQUENCES, *STEPS)
+    known: dict[str, Any] = {path: child for path, child in recurrent_modules(module) if isinstance(child, kinds)}
     if unknown := sorted(set(states) - set(known)):
         raise BadInput("states of no recurrent layer", where=type(module).__name__, got=", ".join(unknown),
                        expected=", ".join(known))  # fmt: skip

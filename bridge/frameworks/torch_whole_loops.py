@@ -1,4 +1,4 @@
-"""Find Python code that takes a symbolic size for a number: a loop over time, which tracing would cut to the example."""
+"""Find Python code that takes a symbolic size for a number, such as a loop over time: a trace of it fits one size."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Found(NamedTuple):
 
 
 def find_cells(model: ir.Model) -> dict[str, Cell]:
-    """Every recurrent node of the model as a Cell, in graph order.
+    """Every recurrent node of the model as a Cell, in graph order; one for a layer that is called several times.
 
     Raises:
         Unsupported: a node whose weights are no constants, or whose operator version or attribute is not carried; all
@@ -54,7 +54,18 @@ def find_cells(model: ir.Model) -> dict[str, Cell]:
         kind = BadInput if any(isinstance(entry.problem, BadInput) for entry in problems) else Unsupported
         raise kind(f"{len(problems)} recurrent nodes cannot be read as cells", where="find_cells",
                    got="".join(f"\n    {entry.problem}" for entry in problems))  # fmt: skip
-    return {entry.name: entry.cell for entry in found if entry.cell is not None}
+    return {entry.name: entry.cell for entry in _called_once(found) if entry.cell is not None}
+
+
+def _called_once(found: list[Found]) -> Iterator[Found]:
+    """`found` without further calls of a layer: nodes of one path that read the same weights."""
+    known: set[tuple[str, tuple[int, ...]]] = set()
+    for entry in found:
+        path = entry.node.metadata_props.get(PATH)
+        key = (path or "", tuple(id(value) for value in entry.node.inputs[1:4]))
+        if path is None or entry.node.op_type == "Scan" or key not in known:
+            yield entry
+        known.add(key)
 
 
 def recurrent_nodes(model: ir.Model) -> Iterator[Found]:

@@ -1,0 +1,387 @@
+"""Whole torch models to ONNX: right at sizes the export has not seen, one error where not, the module untouched."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+import bridge
+from bridge.errors import BadInput, BridgeError, Unsupported, UsageError
+from tests.models import model_file
+from tests.tolerances import assert_within_referee_bound
+from tests.whole_models.real_torch import Legere, Resemblyzer, Silero
+from tests.whole_models.torch_cases import EXAMPLE, HIDDEN, INPUTS, Shared, Tagger, Zeros, all_cases
+from tests.whole_models.torch_runs import built, export, judge, outputs, run
+
+CASES = {case.name: case for case in all_cases()}
+CHOSEN = (
+    "LSTM x2 bidirectional, all", "RNN relu x1, last", "states given, LSTM x2", "unbatched LSTM",
+    "packed GRU bidirectional x2, total_length", "packed, arithmetic on the data", "packed, the longest length used",
+    "Conv2d, BatchNorm, pooling, GRU", "proj_size", "LSTMCell once, given state", "torch.cond",
+)  # fmt: skip
+"""One of each kind; scripts/whole-models runs them all."""
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_model_is_right_at_sizes_the_export_has_not_seen(name: str) -> None:
+    case = CASES[name]
+    verdict = run(case)
+    assert (verdict.outcome, verdict.detail) == ("right", "")
+    assert (verdict.fused, verdict.scans) == (case.fused, case.scans)
+
+
+def test_the_names_of_the_cases_are_unique() -> None:
+    assert len(CASES) == len(all_cases())
+
+
+def test_a_wrong_weight_is_noticed() -> None:
+    case = CASES["LSTM x1, all"]
+    module = built(case)
+    model = export(case, module)
+    with torch.no_grad():
+        module.rnn.bias_hh_l0[3] += 0.01
+    assert judge(case, module, model).outcome == "wrong"
+
+
+class Nested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleDict({"rnn": nn.LSTM(INPUTS, HIDDEN, 2, batch_first=True, bidirectional=True)})
+        self.decoder = nn.GRUCell(2 * HIDDEN, HIDDEN)
+        self.head = nn.Linear(HIDDEN, 2)
+
+    def forward(self, frames):  # noqa: ANN
+        y, _ = self.encoder["rnn"](frames)
+        return self.head(self.decoder(y[:, -1]))
+
+
+def frames(batch: int = 2, time: int = 5, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((batch, time, INPUTS)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def nested() -> tuple[nn.Module, onnx.ModelProto]:
+    torch.manual_seed(0)
+    module = Nested().eval()
+    return module, bridge.to_onnx(module, example=(frames(),))
+
+
+def test_nodes_are_named_by_module_path_and_found_as_the_module_names_them(nested: Any) -> None:
+    module, model = nested
+    names = [node.name for node in model.graph.node if node.op_type in ("LSTM", "GRU")]
+    assert names == ["encoder.rnn.l0", "encoder.rnn.l1", "decoder"]
+    assert any(node.name.startswith("head.") for node in model.graph.node)
+    found, own = bridge.cells(model), bridge.cells(module)
+    assert list(found) == list(own) == names
+    assert all(found[name] == own[name] for name in names)
+
+
+def test_metadata_says_where_the_model_comes_from_and_nothing_of_this_machine(nested: Any) -> None:
+    _, model = nested
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["bridge.source"] == "torch.nn.Module"
+    assert metadata["bridge.source_version"] == torch.__version__
+    assert json.loads(metadata["bridge.modules"]) == {"encoder.rnn": "torch.nn.LSTM", "decoder": "torch.nn.GRUCell"}
+    assert str(Path(__file__).parent).encode() not in model.SerializeToString()
+
+
+def test_the_interface_is_that_of_forward(nested: Any) -> None:
+    _, model = nested
+    (entry,), (result,) = model.graph.input, model.graph.output
+    assert entry.name == "frames"
+    assert [dim.dim_param or dim.dim_value for dim in entry.type.tensor_type.shape.dim] == ["batch", "time", INPUTS]
+    assert result.name == "output"
+    assert model.ir_version <= 10
+
+
+@pytest.mark.parametrize("opset", [17, 22])
+def test_every_opset_is_written(opset: int) -> None:
+    case = (
+        CASES["LSTM x2 bidirectional, named"]
+        if "LSTM x2 bidirectional, named" in CASES
+        else CASES["GRU x2 bidirectional, named"]
+    )
+    module = built(case)
+    model = bridge.to_onnx(module, example=case.inputs(*EXAMPLE, np.random.default_rng(0)), opset=opset)
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [opset]
+    assert judge(case, module, model).outcome == "right"
+
+
+def test_zero_states_leave_nothing_behind() -> None:
+    module = Zeros(nn.LSTM(INPUTS, HIDDEN, 2, batch_first=True)).eval()
+    model = bridge.to_onnx(module, example=(frames(),))
+    left = {node.op_type for node in model.graph.node}
+    assert left <= {"LSTM", "Transpose", "Squeeze"}
+    assert all(not any(node.input[5:]) for node in model.graph.node if node.op_type == "LSTM")
+
+
+def test_a_shared_layer_is_two_nodes_over_the_same_weights() -> None:
+    model = bridge.to_onnx(Shared().eval(), example=(frames(),))
+    first, second = (node for node in model.graph.node if node.op_type == "LSTM")
+    assert first.input[1:4] == second.input[1:4]
+    assert list(bridge.cells(model)) == ["rnn.l0"]
+
+
+def test_states_as_inputs_run_step_by_step_as_the_whole() -> None:
+    torch.manual_seed(0)
+    module = Tagger(nn.LSTM(INPUTS, HIDDEN, batch_first=True), "named").eval()
+    sequential = nn.Sequential(module.rnn)
+    model = bridge.to_onnx(sequential, example=(frames(),), states="inputs")
+    assert [entry.name for entry in model.graph.input] == ["input", "0.initial_h", "0.initial_c"]
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_outputs()]
+    assert names[-2:] == ["0.h_n", "0.c_n"]
+    x = frames(3, 6)
+    state = {"0.initial_h": np.zeros((1, 3, HIDDEN), np.float32), "0.initial_c": np.zeros((1, 3, HIDDEN), np.float32)}
+    pieces = []
+    for at in range(x.shape[1]):
+        result = dict(zip(names, session.run(None, {"input": x[:, at : at + 1], **state}), strict=True))
+        pieces.append(result[names[0]])
+        state = {"0.initial_h": result["0.h_n"], "0.initial_c": result["0.c_n"]}
+    expected, referee = outputs(sequential, (x,)), outputs(copy.deepcopy(sequential).double(), (x,), exact=True)
+    assert_within_referee_bound(np.concatenate(pieces, 1), expected[0], referee[0])
+    assert_within_referee_bound(state["0.initial_c"], expected[2], referee[2])
+
+
+def test_dynamic_names_the_axes_and_fixes_the_others() -> None:
+    module = nn.Sequential(nn.GRU(INPUTS, HIDDEN, batch_first=True)).eval()
+    model = bridge.to_onnx(module, example=(frames(),), dynamic={"input": {1: "frames"}})
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in dims] == [2, "frames", INPUTS]
+
+
+def test_verify_runs_the_model_itself_and_its_import() -> None:
+    torch.manual_seed(0)
+    module = Tagger(nn.GRU(INPUTS, HIDDEN, batch_first=True), "last").eval()
+    report = bridge.verify(module, "torch", inputs=[{"x": frames()}, {"x": frames(1, 9)}])
+    assert report.passed
+    assert {row.side for pair in report.pairs for row in pair.rows} == {"onnxruntime", report.a, "torch"}
+
+
+# ---------------------------------------------------------------------- refusals
+
+
+class Branching(nn.Module):
+    def forward(self, x):  # noqa: ANN
+        return x * 2 if x.sum() > 0 else x
+
+
+class Unwritable(nn.Module):
+    def forward(self, x):  # noqa: ANN
+        return torch.linalg.svd(x).S
+
+
+class Stepping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.RNNCell(INPUTS, HIDDEN)
+
+    def forward(self, x):  # noqa: ANN
+        h = None
+        for step in x.unbind(1):
+            h = self.cell(step, h)
+        return h * h.sum()
+
+
+class Hidden(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.GRU(INPUTS, HIDDEN, batch_first=True)]
+
+    def forward(self, x):  # noqa: ANN
+        return self.layers[0](x)[0]
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(INPUTS, HIDDEN, batch_first=True)
+
+    def forward(self, x):  # noqa: ANN
+        return self.rnn(x + torch.rand_like(x))[0]
+
+
+def after(tail: nn.Module) -> nn.Module:
+    """A layer, then `tail` under the path `tail`."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.tail = nn.LSTM(INPUTS, HIDDEN, batch_first=True), tail
+
+        def forward(self, x):  # noqa: ANN
+            return self.tail(self.rnn(x)[0])
+
+    return Model()
+
+
+REFUSED: dict[str, tuple[Any, type[BridgeError], tuple[str, ...]]] = {
+    "dropout in training": (lambda: after(nn.Dropout(0.5)), Unsupported, ("tail (Dropout)", "training", ".eval()")),
+    "batch norm in training": (lambda: after(nn.BatchNorm1d(5)), Unsupported, ("tail (BatchNorm1d)", ".eval()")),
+    "dropout between layers": (lambda: nn.Sequential(nn.LSTM(INPUTS, HIDDEN, 2, dropout=0.1)), Unsupported,
+                               ("0 (LSTM)", "training")),
+    "two devices": (lambda: after(nn.Linear(5, 5, device="meta")).eval(), Unsupported,
+                    ("several devices", "rnn.weight_ih_l0 on cpu", "tail.weight on meta")),
+    "control flow on data": (lambda: after(Branching()).eval(), Unsupported,
+                             ("tail (Branching)", "test_torch_whole.py", "if x.sum() > 0", "data-dependent")),
+    "an operator ONNX lacks": (lambda: after(Unwritable()).eval(), Unsupported,
+                               ("tail (Unwritable)", "svd", "test_torch_whole.py")),
+    "a loop over time": (lambda: Stepping().eval(), Unsupported,
+                         ("loop over time", "for step in x.unbind(1):", "nn.LSTM for nn.LSTMCell")),
+    "a layer that is no submodule": (lambda: Hidden().eval(), Unsupported, ("no submodule", "nn.ModuleList")),
+    "random numbers": (lambda: Noisy().eval(), Unsupported, ("random numbers", "RandomUniform")),
+    "weights that are NaN": (lambda: nan(after(nn.Tanh())).eval(), BadInput, ("NaN",)),
+}  # fmt: skip
+
+
+def nan(module: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        module.rnn.weight_ih_l0[0, 0] = float("nan")
+    return module
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_carried_is_one_error_and_leaves_nothing(name: str, tmp_path: Path) -> None:
+    make, kind, texts = REFUSED[name]
+    module = make()
+    before = snapshot(module)
+    with pytest.raises(kind) as caught:
+        bridge.to_onnx(module, tmp_path / "model.onnx", example=(torch.from_numpy(frames()),))
+    for text in texts:
+        assert text in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    assert snapshot(module) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "needs an example"),
+        ({"example": (1, 2, 3)}, "forward does not take the example"),
+        ({"example": (frames(),), "lengths": True}, "pack_padded_sequence"),
+        ({"example": (frames(),), "dynamic": {"y": {0: "batch"}}}, "no array among the inputs"),
+        ({"example": (frames(),), "dynamic": {"frames": {7: "batch"}}}, "no such axis"),
+    ],
+)
+def test_a_wrong_call_says_what_is_wrong(options: Any, text: str, nested: Any) -> None:
+    with pytest.raises(UsageError, match=text):
+        bridge.to_onnx(nested[0], **options)
+
+
+def test_an_empty_example_is_refused(nested: Any) -> None:
+    with pytest.raises(BadInput, match="empty"):
+        bridge.to_onnx(nested[0], example=(frames(2, 0),))
+
+
+class Remembering(nn.Module):
+    """Keeps what it saw in an attribute and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(INPUTS, HIDDEN, batch_first=True)
+        self.register_buffer("count", torch.zeros(()))
+        self.last = None
+
+    def forward(self, x):  # noqa: ANN
+        self.last = x.shape
+        return self.rnn(x)[0] + self.count
+
+
+def snapshot(module: nn.Module) -> Any:
+    """Everything an export might touch."""
+    states = [(name, id(value), value._version) for name, value in module.named_parameters()]
+    children = [
+        (path, child.training, sorted((key, id(value)) for key, value in vars(child).items()),
+         len(child._forward_hooks), len(child._forward_pre_hooks), id(type(child).forward))
+        for path, child in module.named_modules()
+    ]  # fmt: skip
+    return states, children, id(torch.nn.utils.rnn._VF), id(torch.SymInt.__index__)
+
+
+def test_the_module_is_as_it_was() -> None:
+    module = Remembering().eval()
+    module.rnn.register_forward_hook(lambda *_: None)
+    before = snapshot(module)
+    bridge.to_onnx(module, example=(frames(),))
+    assert snapshot(module) == before
+    assert module.last is None
+
+
+def test_a_bare_layer_is_written_without_torch_s_exporter() -> None:
+    code = (
+        "import sys, torch, bridge; bridge.to_onnx(torch.nn.LSTM(3, 4)); "
+        "print(any(name.startswith(('torch.onnx._internal', 'onnxscript')) for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+# ---------------------------------------------------------------------- real models
+
+
+def at_sizes(module: nn.Module, model: onnx.ModelProto, make: Any, sizes: Any) -> None:
+    """Judge a real model at several sizes within the bound."""
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    exact = copy.deepcopy(module).double()
+    names = [entry.name for entry in session.get_inputs()]
+    for size in sizes:
+        arrays = make(*size)
+        actual = session.run(None, dict(zip(names, arrays, strict=True)))
+        expected, referee = outputs(module, arrays), outputs(exact, arrays, exact=True)
+        for got, want, truth in zip(actual, expected, referee, strict=True):
+            assert_within_referee_bound(got, want, truth)
+
+
+@pytest.mark.models
+def test_resemblyzer_with_its_head() -> None:
+    module = Resemblyzer().eval()
+    state = torch.load(model_file("resemblyzer"), weights_only=True, map_location="cpu")["model_state"]
+    module.load_state_dict({name: value for name, value in state.items() if not name.startswith("similarity")})
+
+    def make(batch: int, time: int) -> Any:
+        return (np.random.default_rng(batch).random((batch, time, 40), np.float32),)
+
+    model = bridge.to_onnx(module, example=make(2, 9))
+    assert [node.op_type for node in model.graph.node].count("LSTM") == 3
+    at_sizes(module, model, make, [(1, 20), (3, 7)])
+
+
+@pytest.mark.models
+def test_legere_with_its_convolutions() -> None:
+    module = Legere().eval()
+    module.load_state_dict(torch.load(model_file("legere"), weights_only=True, map_location="cpu")["model"])
+
+    def make(batch: int, width: int) -> Any:
+        return (np.random.default_rng(width).random((batch, 1, 32, width), np.float32),)
+
+    model = bridge.to_onnx(module, example=make(2, 64), dynamic={"images": {0: "batch", 3: "width"}})
+    assert [node.op_type for node in model.graph.node].count("GRU") == 1
+    at_sizes(module, model, make, [(1, 40), (3, 100)])
+
+
+@pytest.mark.models
+def test_silero_with_its_cell() -> None:
+    from safetensors.torch import load_file
+
+    module = Silero().eval()
+    module.load_state_dict(load_file(model_file("silero-vad", "silero_vad_16k.safetensors")))
+
+    def make(batch: int) -> Any:
+        rng = np.random.default_rng(batch)
+        states = rng.uniform(-0.5, 0.5, (2, batch, 128)).astype(np.float32)
+        return (0.1 * rng.standard_normal((batch, 576)).astype(np.float32), *states)
+
+    model = bridge.to_onnx(module, example=make(2), dynamic={name: {0: "batch"} for name in ("window", "h", "c")})
+    assert [node.op_type for node in model.graph.node].count("LSTM") == 1
+    at_sizes(module, model, make, [(1,), (4,)])
