@@ -119,9 +119,10 @@ def _framework(model: ir.Model) -> str:
 def onnx_side(source: object, own: ir.Model, model: ir.Model, device: Device) -> Side:
     """An ONNX graph run by onnxruntime, its arrays arranged as those of `model`."""
     payload = source if isinstance(source, (str, os.PathLike)) else graph.to_proto(own)
+    session = runtime.Session(payload, device=device)
 
     def execute(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(runtime.run_model(payload, feeds, device=device).outputs)
+        return session.run(feeds).outputs
 
     execute_ = _rearranged(execute, Interface.of(own), Interface.of(model))
     return Side(label(source), execute_, same_padding=_framework(own) == _framework(model))

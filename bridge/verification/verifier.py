@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +24,6 @@ from bridge.verification.sides import Device, Side
 from bridge.verification.trials import PAIRS, Trial, make_trial
 
 if TYPE_CHECKING:
-    import onnx
     import onnx_ir as ir
 
 Feeds = Mapping[str, np.ndarray]
@@ -35,10 +35,9 @@ class Case:
     """What does not change from pair to pair."""
 
     model: ir.Model
-    payload: onnx.ModelProto | str
+    judge: runtime.Session
     interface: Interface
     candidates: tuple[Side, ...]
-    device: Device
 
 
 def verify(
@@ -80,7 +79,7 @@ def verify(
         b=sides.label(b),
         passed=bool(conclusive) and all(row.passed for pair in conclusive for row in pair.rows),
         pairs=tuple(pairs),
-        providers=_providers(case, pairs, inputs),
+        providers=dict(case.judge.providers),
         notes=tuple(notes),
         versions=_versions(),
     )
@@ -102,11 +101,13 @@ def _prepare(a: object, b: object, device: Device, example: Feeds | None = None)
         model = conversion.to_ir(a, options)
     interface = Interface.of(model)
     candidates = _candidates(a, b, model, options, device, a_is_graph, b_is_target, b_is_live)
-    payload = str(a) if a_is_graph and isinstance(a, str) else graph.to_proto(model)
+    judge = runtime.Session(
+        a if isinstance(a, (str, os.PathLike)) and a_is_graph else graph.to_proto(model), device=device
+    )
     notes = list(conversion.graph_notes(model))
     if not all(side.same_padding for side in candidates):
         notes.append("outputs beyond a sequence's length are not compared: the two frameworks fill them differently")
-    return Case(model, payload, interface, candidates, device), notes
+    return Case(model, judge, interface, candidates), notes
 
 
 def _candidates(
@@ -135,7 +136,7 @@ def _shortened(case: Case, batch: int, time: int) -> list[PairRow]:
 
 
 def _compare(case: Case, trial: Trial) -> PairRow:
-    judged = dict(runtime.run_model(case.payload, trial.feeds, device=case.device).outputs)
+    judged = case.judge.run(trial.feeds).outputs
     truth = evaluate(case.model, trial.feeds)
     own = {name: error_against(array, np.asarray(truth[name], np.float64)) for name, array in judged.items()
            if np.issubdtype(array.dtype, np.floating)}  # fmt: skip
@@ -189,14 +190,6 @@ def _row(
         against_onnxruntime=error_against(actual, judged.astype(np.float64)).absolute, bound=allowed,
         growth=() if time_axis is None else growth(actual, referee, time_axis), passed=error.absolute <= allowed,
     )  # fmt: skip
-
-
-def _providers(case: Case, pairs: list[PairRow], inputs: Feeds | Sequence[Feeds] | None) -> dict[str, str]:
-    if inputs is None:
-        feeds: Feeds = make_trial(case.interface, pairs[-1].batch or 1, pairs[-1].time or 1).feeds
-    else:
-        feeds = inputs if isinstance(inputs, Mapping) else inputs[-1]
-    return dict(runtime.run_model(case.payload, feeds, device=case.device).providers)
 
 
 def _versions() -> dict[str, str]:
