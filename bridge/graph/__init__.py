@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bridge.graph.finding import Found, find_cells, recurrent_nodes
 from bridge.graph.folding import fold
+from bridge.graph.functions import expand
 from bridge.graph.loading import as_model, load, parse
 from bridge.graph.saving import save, to_proto
 from bridge.graph.writer import Writer
@@ -12,6 +13,7 @@ __all__ = [
     "Found",
     "Writer",
     "as_model",
+    "expand",
     "find_cells",
     "fold",
     "load",

@@ -9,6 +9,7 @@ import numpy as np
 from bridge.cell import GATES
 from bridge.errors import BadInput, MissingExtra, UsageError
 from bridge.graph.expressions import evaluate, is_expression
+from bridge.graph.functions import inline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 SIZE_LIMIT: Final = 10**9
 """Elements that onnxscript may read or make: its default folds none of silero-vad's weights."""
-
-MOST_NODES: Final = 10**6
-"""After inlining: functions that call functions twice each grow by powers of two."""
 
 WEIGHTS: Final = {1: "W", 2: "R", 3: "B", 5: "initial_h", 6: "initial_c", 7: "P"}
 """Inputs of a recurrent node that may be constants."""
@@ -47,7 +45,7 @@ def fold(model: ir.Model, static: Mapping[str, object] | None = None) -> ir.Mode
             _fix(model, name, value)
         _fold_in_place(model)
     if _recurrent_functions(model):
-        model = _inlined(model)
+        model = inline(model)
     if any(is_expression(node.inputs[at]) for node in recurrent_ops(model) for at in _slots(node)):
         model = model.clone()
         for node in list(recurrent_ops(model)):
@@ -63,37 +61,6 @@ def recurrent_ops(model: ir.Model) -> Iterator[ir.Node]:
 def _recurrent_functions(model: ir.Model) -> bool:
     inside = (node for function in model.functions.values() for node in function.all_nodes())
     return any(node.domain == "" and node.op_type in GATES for node in inside)
-
-
-def _inlined(model: ir.Model) -> ir.Model:
-    from onnx_ir.passes import PassError, PreconditionError
-    from onnx_ir.passes.common import InlinePass
-
-    if _inlined_size(model) > MOST_NODES:
-        raise BadInput("the functions of the model inline into too many nodes", where="fold",
-                       expected=f"at most {MOST_NODES}")  # fmt: skip
-    try:
-        return InlinePass()(model.clone()).model
-    except (PassError, PreconditionError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise BadInput("functions that hold recurrent nodes cannot be inlined", where="fold", got=str(cause)[:200]
-                       ) from error  # fmt: skip
-
-
-def _inlined_size(model: ir.Model) -> int:
-    sizes: dict[tuple[str, str, str], int] = {}
-
-    def size(nodes: Iterator[ir.Node]) -> int:
-        total = 0
-        for node in nodes:
-            key = node.op_identifier()
-            if key in model.functions and key not in sizes:
-                sizes[key] = 0  # what a call inside itself counts: the loader refuses such models
-                sizes[key] = size(model.functions[key].all_nodes())
-            total += 1 + sizes.get(key, 0)
-        return total
-
-    return size(model.graph.all_nodes())
 
 
 def _slots(node: ir.Node) -> list[int]:

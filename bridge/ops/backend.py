@@ -41,6 +41,9 @@ class Backend(Protocol):
     def astype(self, value: Array, dtype: np.dtype[Any]) -> Array:
         """`value` in another dtype."""
 
+    def divide(self, a: Array, b: Array) -> Array:
+        """The quotient, rounded once: what is rounded to integers next must not be off by a unit before."""
+
     def matmul(self, a: Array, b: Array) -> Array:
         """Matrix product in the full precision of its dtype."""
 

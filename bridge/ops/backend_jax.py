@@ -65,6 +65,13 @@ class JaxBackend:
         _check_width(np.empty(0, dtype))
         return self.xp.astype(value, jax.dtypes.canonicalize_dtype(dtype))
 
+    def divide(self, a: Array, b: Array) -> Array:
+        """The quotient; behind the barrier XLA cannot make a division by one number a product with its inverse."""
+        import jax
+
+        shape = self.xp.broadcast_shapes(a.shape, b.shape)
+        return a / jax.lax.optimization_barrier(self.xp.broadcast_to(b, shape))
+
     def matmul(self, a: Array, b: Array) -> Array:
         """Matrix product, no TF32 or bfloat16 passes."""
         import jax
@@ -125,9 +132,10 @@ class JaxBackend:
         import jax
 
         before, after = jax.eval_shape(lambda values: values, carry), jax.eval_shape(step, carry)
-        if [(v.shape, v.dtype) for v in before] != [(v.shape, v.dtype) for v in after]:
-            raise Unsupported("a step changes the shape or dtype of a state, which jit cannot follow", where="while loop",
-                              got=[f"{v.dtype}{v.shape}" for v in after], expected=[f"{v.dtype}{v.shape}" for v in before])
+        shapes = [[f"{v.dtype}{list(v.shape)}" for v in values] for values in (before, after)]
+        if shapes[0] != shapes[1]:
+            raise Unsupported("a step changes the shape or dtype of a state, which jit cannot follow", where="Loop",
+                              got=shapes[1], expected=shapes[0])  # fmt: skip
         return tuple(jax.lax.while_loop(holds, step, carry))
 
     def scan(
@@ -146,6 +154,11 @@ class JaxBackend:
         known = self.concrete(predicate)
         if known is not None:
             return then() if bool(known.reshape(())) else otherwise()
+        shapes = [[f"{v.dtype}{list(v.shape)}" for v in jax.eval_shape(branch)] for branch in (then, otherwise)]
+        if shapes[0] != shapes[1]:
+            raise Unsupported("the branches differ in shape or dtype, which jit cannot follow", where="If",
+                              got=shapes[1], expected=shapes[0],
+                              do="fix the inputs of the condition at import: static={...}")  # fmt: skip
         return tuple(jax.lax.cond(self.xp.reshape(predicate, ()), then, otherwise))
 
 

@@ -114,6 +114,16 @@ class KerasBackend:
         _check_dtype(np.empty(0, dtype))
         return keras.ops.cast(value, np.dtype(dtype).name)
 
+    def divide(self, a: Array, b: Array) -> Array:
+        """The quotient; on JAX rounded once."""
+        import keras
+
+        if keras.backend.backend() == "jax":
+            from bridge.ops.backend_jax import JaxBackend
+
+            return JaxBackend().divide(a, b)
+        return a / b
+
     def matmul(self, a: Array, b: Array) -> Array:
         """Matrix product; on JAX in full precision."""
         import keras

@@ -53,6 +53,10 @@ class NumpyBackend:
         """`value` in another dtype; a referee keeps float64 where a narrower float is asked for."""
         return np.asarray(value).astype(np.float64 if self.double and np.dtype(dtype).kind == "f" else dtype)
 
+    def divide(self, a: Array, b: Array) -> Array:
+        """The quotient."""
+        return a / b
+
     def matmul(self, a: Array, b: Array) -> Array:
         """Matrix product."""
         return np.matmul(a, b)

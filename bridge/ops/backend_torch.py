@@ -60,6 +60,10 @@ class TorchBackend:
         _check_dtype(np.dtype(dtype))
         return value.to(getattr(torch, np.dtype(dtype).name))
 
+    def divide(self, a: Array, b: Array) -> Array:
+        """The quotient."""
+        return a / b
+
     def matmul(self, a: Array, b: Array) -> Array:
         """Matrix product."""
         return self.xp.matmul(a, b)
@@ -111,7 +115,8 @@ class TorchBackend:
         if reduction == "add":
             return data.index_put((rows,), updates, accumulate=True)
         name = {"mul": "prod", "max": "amax", "min": "amin"}[reduction]
-        return data.index_reduce(0, rows, updates, name)
+        index = rows.reshape(-1, *[1] * (updates.ndim - 1)).expand_as(updates)
+        return data.scatter_reduce(0, index, updates, name)
 
     def while_loop(self, holds: Callable[[Values], Array], step: Callable[[Values], Values], carry: Values) -> Values:
         """A Python loop."""

@@ -14,7 +14,7 @@ def bit_shift(node: Node, X: Array, Y: Array, *, direction: str) -> Array:
         node.reject("unknown direction", got=direction, expected="LEFT or RIGHT")
     dtype = node.backend.dtype(X)
     width = 8 * dtype.itemsize
-    within = Y < width
+    within = width > Y
     by = node.xp.where(within, Y, node.xp.zeros_like(Y))
     shift = node.xp.bitwise_left_shift if direction == "LEFT" else node.xp.bitwise_right_shift
     beyond = node.xp.zeros_like(X)

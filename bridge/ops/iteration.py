@@ -56,20 +56,21 @@ def _stepped(node: Node, most: int, states: Values, body: Body) -> tuple[Array, 
     """Step by step. The first step shows what the others are like: many alike become a scan."""
     count = len(states)
     rows: list[Values] = []
+    alike = True
     for at in range(most):
         if at == 1 and most > FEW and alike and _traced(node, states):
             scanned = _scanned(node, most, states, body)
             if scanned is not None:
                 return *scanned[:count], *_joined(node, rows, scanned[count:])
         if at == MOST_WRITTEN_OUT and _traced(node, states):
-            return _while(node, at, most, np.True_, states, body, rows)
+            return _while(node, at, most, np.True_, states, body)
         going, *results = body(np.asarray(at, np.int64), np.True_, *states)
         alike = _alike(node, states, tuple(results[:count]))
         states = tuple(results[:count])
         rows.append(tuple(results[count:]))
         known = _known(node, going, True)
         if known is None:
-            return _while(node, at + 1, most, going, states, body, rows)
+            return _while(node, at + 1, most, going, states, body)
         if not known:
             break
     return *states, *_joined(node, rows, ())
@@ -95,16 +96,19 @@ def _scanned(node: Node, most: int, states: Values, body: Body) -> Values | None
     return *final, *rows
 
 
-def _while(
-    node: Node, start: int, most: Any, going: Any, states: Values, body: Body, rows: list[Values] | None = None
-) -> tuple[Array, ...]:
+def _while(node: Node, start: int, most: Any, going: Any, states: Values, body: Body) -> tuple[Array, ...]:
     """The backend's while loop from step `start` on."""
     count = len(states)
     if len(body.declared) > 1 + count:
         node.refuse("has rows to stack, and how many is known only at run time",
                     do="fix the inputs that its trip count hangs on at import: static={...}")  # fmt: skip
-    like = next((value for value in (*states, most, going) if not _is_static(value) and not isinstance(value, int)), None)
-    place = lambda value: node.backend.asarray(value, like=like)  # noqa: E731
+    like = next(
+        (value for value in (*states, most, going) if not isinstance(value, int | np.ndarray | np.generic)), None
+    )
+
+    def place(value: Array) -> Array:
+        return node.backend.asarray(value, like=like)
+
     at = place(np.asarray(start, np.int64))
     if isinstance(most, int):
         most = np.asarray(min(most, UNBOUNDED), np.int64)
@@ -143,16 +147,19 @@ def _no_rows(node: Node, body: Body, count: int) -> Values:
     """What is stacked where no step runs: empty arrays of the declared shapes."""
     empty = []
     for dtype, shape in body.declared[1 + count :]:
-        if dtype is None or shape is None or any(size is None for size in shape):
+        sizes = [size for size in shape or () if size is not None]
+        if dtype is None or shape is None or len(sizes) != len(shape):
             node.refuse("runs no step, and the body does not declare the shape of its rows")
-        empty.append(np.zeros((0, *shape), numpy_dtype(dtype, node.where)))
+        empty.append(np.zeros((0, *sizes), numpy_dtype(dtype, node.where)))
     return tuple(empty)
 
 
 def _alike(node: Node, before: Values, after: Values) -> bool:
     """Whether a step left every state its shape and dtype."""
-    of = lambda value: (tuple(value.shape), _dtype(node, value))  # noqa: E731
-    return all(of(old) == of(new) for old, new in zip(before, after, strict=True))
+    return all(
+        tuple(old.shape) == tuple(new.shape) and _dtype(node, old) == _dtype(node, new)
+        for old, new in zip(before, after, strict=True)
+    )
 
 
 def _dtype(node: Node, value: Array) -> np.dtype[Any]:

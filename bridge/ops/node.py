@@ -11,7 +11,7 @@ from bridge.errors import BadInput, Unsupported
 from bridge.ops.backend import Array, Backend
 
 LARGEST: Final = 2**28
-"""Elements that an operator may make out of a shape or a count: 1 GB of float32. Beyond, a size is absurd or hostile."""
+"""Elements that an operator may make out of a shape or a count: 1 GB of float32. More is absurd or hostile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,4 +66,4 @@ class Node:
             BadInput: a negative size, or more than `LARGEST` elements.
         """
         if any(size < 0 for size in shape) or math.prod(shape) > LARGEST:
-            self.reject("would make an array of an absurd size", got=list(shape), expected=f"at most {LARGEST} elements")
+            self.reject("would make an array of an absurd size", got=list(shape), expected=f"up to {LARGEST} elements")

@@ -46,6 +46,7 @@ def _padded(node: Node, data: Array, pads: Sequence[int], axes: Sequence[int], m
         size = int(data.shape[axis])
         data = data[(*(slice(None),) * axis, slice(max(-before, 0), size - max(-after, 0)))]
         before, after = max(before, 0), max(after, 0)
+        node.check_size([*data.shape[:axis], int(data.shape[axis]) + before + after, *data.shape[axis + 1 :]])
         if not before and not after:
             continue
         if mode == "constant":

@@ -45,7 +45,7 @@ class Program:
         layers: Mapping[str, Layer] | None = None,
         static: Mapping[str, object] | None = None,
     ) -> None:
-        from bridge.graph import as_model, fold
+        from bridge.graph import as_model, expand, fold
 
         model = fold(as_model(model), static)
         self._backend = backend
@@ -53,6 +53,7 @@ class Program:
         self._opsets = dict(model.opset_imports)
         self._layers = dict(layers or {})
         _check_layers(self._layers, model.graph)
+        model = expand(model, lambda node: self._choose(node) is not None)
         _check_operators(self._choose, model.graph)
         compiler = Compiler(backend=backend, static_backend=self._numpy, choose=self._choose)
         self._block = compiler.block(model.graph)
@@ -114,7 +115,7 @@ class Program:
         if layer is not None:
             return layer_handler(node, layer)
         domain = "" if node.domain == "ai.onnx" else node.domain
-        handler = resolve(HANDLERS, domain, node.op_type, self._opsets.get(domain, 0))
+        handler = resolve(HANDLERS, domain, node.op_type, node.version or self._opsets.get(domain, 0))
         return None if handler is None else (handler, range(len(node.inputs)))
 
 

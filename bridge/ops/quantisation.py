@@ -55,7 +55,8 @@ def quantize_linear(
     scale, zero = _spread(node, x, y_scale, axis, block_size), None
     if y_zero_point is not None:
         zero = _spread(node, x, y_zero_point, axis, block_size)
-    return quantised(node, node.backend.astype(x, node.backend.dtype(y_scale)) / scale, zero, dtype)
+    x = node.backend.astype(x, node.backend.dtype(y_scale))
+    return quantised(node, node.backend.divide(x, scale), zero, dtype)
 
 
 def quantised(node: Node, x: Array, zero: Array | None, dtype: np.dtype[Any]) -> Array:
@@ -116,10 +117,9 @@ def dynamic_quantize_linear(node: Node, x: Array) -> Any:
     """X in uint8 by its own range, which always holds 0; the scale; the zero point."""
     zero = node.xp.zeros_like(node.xp.max(x))
     low, high = node.xp.minimum(node.xp.min(x), zero), node.xp.maximum(node.xp.max(x), zero)
-    scale = (high - low) / 255
-    scale = node.xp.where(scale == 0, node.xp.ones_like(scale), scale)
+    scale = node.xp.where(high == low, zero + 1, node.backend.divide(high - low, zero + 255))
     zero_point = node.backend.astype(node.xp.round(node.xp.clip(-low / scale, 0, 255)), UINT8)
-    return quantised(node, x / scale, zero_point, UINT8), scale, zero_point
+    return quantised(node, node.backend.divide(x, scale), zero_point, UINT8), scale, zero_point
 
 
 @handles("MatMulInteger", versions={10}, differentiable=False)

@@ -65,9 +65,10 @@ def handles(
 ) -> Callable[[Function], Function]:
     """Label a function as the handler of `op` in the given since-versions.
 
-    Inputs named in `static` (shapes, axes) arrive as numpy and are refused while traced; the others arrive on one
-    backend, all as numpy where all are static; `reason` says why a value must be static where its name does not. `raw` passes every input as it is. `differentiable=False`: no
-    gradient reaches the inputs, so an initialiser that only such nodes read is no parameter.
+    Inputs named in `static` (shapes, axes) arrive as numpy and are refused while traced; `reason` says why where the
+    name does not. The others arrive on one backend, all as numpy where all are static. `raw` passes every input as it
+    is. `differentiable=False`: no gradient reaches the inputs, so an initialiser that only such nodes read is no
+    parameter.
     """
     label = Label(
         domain=domain,

@@ -83,9 +83,7 @@ def tensor_scatter(
     return node.xp.permute_dims(node.xp.reshape(written, (batch, room, *rest)), back)
 
 
-def _scattered(
-    node: Node, flat: Array, rows: Array, updates: Array, reduction: str, sizes: tuple[int, ...]
-) -> Array:
+def _scattered(node: Node, flat: Array, rows: Array, updates: Array, reduction: str, sizes: tuple[int, ...]) -> Array:
     if reduction not in REDUCTIONS:
         node.reject("unknown reduction", got=reduction, expected=" ".join(REDUCTIONS))
     return node.xp.reshape(node.backend.scatter(flat, rows, updates, reduction), sizes)

@@ -1,6 +1,6 @@
 """Choosing elements by their value: TopK, OneHot, and what has as many results as the values say."""
 
-# ruff: noqa: A002  (a handler's signature is the ONNX schema)
+# ruff: noqa: A002, ARG001  (a handler's signature is the ONNX schema)
 from __future__ import annotations
 
 from typing import Any
@@ -32,7 +32,6 @@ def top_k(node: Node, X: Array, K: np.ndarray, *, axis: int = -1, largest: int =
 
     Of equals the one with the lower index comes first.
     """
-    del sorted
     return _top(node, X, int(K.item()), axis, largest)
 
 
@@ -53,6 +52,7 @@ def one_hot(node: Node, indices: Array, depth: np.ndarray, values: Array, *, axi
     if count < 1:
         node.reject("the depth is not positive", got=count)
     sizes = tuple(int(n) for n in indices.shape)
+    node.check_size((*sizes, count))
     places = np.arange(count, dtype=np.int64).reshape(-1, *[1] * (rank - 1 - at))
     places = node.backend.astype(node.backend.asarray(places, like=indices), node.backend.dtype(indices))
     wanted = node.xp.where(indices < 0, indices + count, indices)

@@ -207,18 +207,22 @@ def size(node: Node, data: Array) -> np.ndarray:
 @handles("Expand", versions={8, 13}, static=["shape"])
 def expand(node: Node, input: Array, shape: np.ndarray) -> Array:
     """Broadcast to the common shape of the input's and `shape`."""
-    return node.xp.broadcast_to(input, np.broadcast_shapes(tuple(input.shape), tuple(int(s) for s in shape)))
+    sizes = np.broadcast_shapes(tuple(int(n) for n in input.shape), tuple(int(s) for s in shape))
+    node.check_size(sizes)
+    return node.xp.broadcast_to(input, sizes)
 
 
 @handles("Tile", versions={6, 13}, static=["repeats"])
 def tile(node: Node, input: Array, repeats: np.ndarray) -> Array:
     """The input repeated along each axis."""
+    node.check_size([int(size) * int(count) for size, count in zip(input.shape, repeats, strict=True)])
     return node.xp.tile(input, tuple(int(count) for count in repeats))
 
 
 @handles("ConstantOfShape", versions={9, 20} | LAYOUT_VERSIONS, static=["input"])
 def constant_of_shape(node: Node, input: np.ndarray, *, value: np.ndarray | None = None) -> np.ndarray:
     """One value (float32 zero where not given) in the given shape."""
+    node.check_size([int(size) for size in input])
     value = np.zeros(1, np.float32) if value is None else value
     return np.full(tuple(int(size) for size in input), value.reshape(()), value.dtype)
 
@@ -226,7 +230,10 @@ def constant_of_shape(node: Node, input: np.ndarray, *, value: np.ndarray | None
 @handles("Range", versions={11}, static=["start", "limit", "delta"], differentiable=False)
 def range_(node: Node, start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> np.ndarray:
     """Start, start + delta, ... below `limit`."""
+    if delta.item() == 0:
+        node.reject("the delta is 0")
     count = max(int(np.ceil((limit.item() - start.item()) / delta.item())), 0)
+    node.check_size((count,))
     values: np.ndarray = (start + np.arange(count) * delta).astype(start.dtype)
     return values
 

@@ -42,18 +42,30 @@ def dft(
 
 
 def _dft(node: Node, data: Array, dft_length: np.ndarray | None, axis: int, inverse: int, onesided: int) -> Array:
-    """Zeros or a cut make the axis `dft_length` long; `onesided` keeps the first half, of which the rest is a mirror."""
+    """Zeros or a cut make the axis `dft_length` long; `onesided` keeps the first half, whose mirror is the rest."""
     rank, parts = len(data.shape), int(data.shape[-1])
     at = axis % rank
     if at == rank - 1 or parts not in (1, 2):
         node.reject("the last axis holds the real and the imaginary part", got=(tuple(data.shape), axis))
-    if onesided and (inverse or parts == 2):
-        node.refuse("a one-sided transform that is inverse or of complex numbers is not carried")
+    if onesided and bool(inverse) != (parts == 2):
+        node.reject("a one-sided transform is of real numbers, its inverse of complex ones", got=tuple(data.shape))
     order = [*(a for a in range(rank - 1) if a != at), at, rank - 1]
     moved = node.xp.permute_dims(data, tuple(order))
-    moved = _of_length(node, moved, None if dft_length is None else int(dft_length.item()))
-    result = _transformed(node, moved, bool(inverse), bool(onesided))
+    length = None if dft_length is None else int(dft_length.item())
+    if onesided and inverse:
+        result = _real_of_half(node, moved, 2 * (int(moved.shape[-2]) - 1) if length is None else length)
+    else:
+        result = _transformed(node, _of_length(node, moved, length), bool(inverse), bool(onesided))
     return node.xp.permute_dims(result, tuple(int(a) for a in np.argsort(order)))
+
+
+def _real_of_half(node: Node, half: Array, length: int) -> Array:
+    """The real signal [..., length, 1] whose spectrum begins with `half`; the rest is its mirrored conjugate."""
+    half = _of_length(node, half, length // 2 + 1)
+    mirror = node.backend.asarray(np.arange(length - length // 2 - 1, 0, -1, dtype=np.int64), like=half)
+    signs = node.backend.asarray(np.array([1, -1], node.backend.dtype(half)), like=half)
+    full = node.xp.concat([half, node.xp.take(half, mirror, axis=len(half.shape) - 2) * signs], axis=-2)
+    return _transformed(node, full, True, False)[..., :1]
 
 
 def _of_length(node: Node, data: Array, length: int | None) -> Array:
@@ -110,7 +122,8 @@ def stft(
 def _frame_length(node: Node, window: Array | None, frame_length: np.ndarray | None) -> int:
     if window is None and frame_length is None:
         node.reject("has neither window nor frame_length")
-    length = int(window.shape[0]) if frame_length is None and window is not None else int(np.asarray(frame_length).item())
+    length = int(window.shape[0]) if window is not None else 0
+    length = length if frame_length is None else int(frame_length.item())
     if window is not None and int(window.shape[0]) != length:
         node.reject("window and frame_length disagree", got=(int(window.shape[0]), length))
     return length
@@ -134,9 +147,7 @@ def blackman_window(node: Node, size: np.ndarray, *, output_datatype: int = 1, p
     return _cosines(node, size, output_datatype, periodic, (0.42, -0.5, 0.08))
 
 
-def _cosines(
-    node: Node, size: np.ndarray, output_datatype: int, periodic: int, factors: Sequence[float]
-) -> np.ndarray:
+def _cosines(node: Node, size: np.ndarray, output_datatype: int, periodic: int, factors: Sequence[float]) -> np.ndarray:
     count = int(size.item())
     node.check_size((count,))
     angle = 2 * np.pi * np.arange(count) / max(count if periodic else count - 1, 1)
@@ -167,7 +178,7 @@ def mel_weight_matrix(
     mel = np.arange(bins + 2) * ((high - low) / (bins + 2)) + low
     edges = ((length + 1) * (700 * (10 ** (mel / 2595) - 1)) // int(sample_rate.item())).astype(int)
     if bins < 1 or edges.min() < 0 or edges.max() > length // 2:
-        node.reject("the edges lie outside the spectrum", got=(edges.min(), edges.max()), expected=f"0 to {length // 2}")
+        node.reject("the edges lie outside the spectrum", got=edges.tolist(), expected=f"0 to {length // 2}")
     output = np.zeros((length // 2 + 1, bins))
     for at, (first, centre, last) in enumerate(zip(edges, edges[1:], edges[2:], strict=False)):
         if centre > first:

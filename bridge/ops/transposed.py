@@ -1,6 +1,5 @@
-"""ConvTranspose and Col2Im: the gradients of convolution and of its windows, as operators."""
+"""ConvTranspose: the gradient of a convolution, as an operator."""
 
-# ruff: noqa: A002  (a handler's signature is the ONNX schema)
 from __future__ import annotations
 
 from collections.abc import Sequence

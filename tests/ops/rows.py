@@ -2,57 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from tests.ops.row import Row
+from tests.ops.rows_signal import signal_rows
+from tests.ops.rows_vision import vision_rows
+
+__all__ = ["Row", "representatives", "rows"]
+
 F32, I64 = np.float32, np.int64
 
 
-@dataclass(frozen=True)
-class Row:
-    """`inputs` are fed, `constants` are initialisers; an input named in neither place is absent."""
-
-    op: str
-    inputs: Mapping[str, np.ndarray]
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
-    opset: int = 20
-    outputs: int = 1
-
-    @property
-    def name(self) -> str:
-        shown = ",".join(f"{key}={value}" for key, value in self.attributes.items() if not hasattr(value, "node"))
-        return f"{self.op}-{self.opset}" + (f"[{shown}]" if shown else "")
-
-    def model(self) -> onnx.ModelProto:
-        given = {**self.inputs, **self.constants}
-        schema = onnx.defs.get_schema(self.op, self.opset)
-        variadic = schema.inputs and schema.inputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
-        names = list(given) if variadic else [i.name if i.name in given else "" for i in schema.inputs]
-        while names and not names[-1]:
-            names.pop()
-        outputs = [f"out{at}" for at in range(self.outputs)]
-        node = helper.make_node(self.op, names, outputs, name="node", **self.attributes)
-        infos = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), list(value.shape))
-            for name, value in self.inputs.items()
-        ]
-        results = [helper.make_empty_tensor_value_info(name) for name in outputs]
-        initialisers = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
-        graph = helper.make_graph([node], "single", infos, results, initialisers)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
+def representatives() -> tuple[Row, ...]:
+    """The last row of every operator and opset, for runs that compile each row: opsets differ in their handlers."""
+    return tuple({(row.op, row.opset): row for row in rows()}.values())
 
 
 def rows() -> tuple[Row, ...]:
     rng = np.random.default_rng(20)
     return (
         *_elementwise(rng), *_logic(rng), *_shapes(rng), *_gathers(rng), *_reductions(rng), *_products(rng),
-        *_control(rng), *_recurrent(rng),
+        *_control(rng), *_recurrent(rng), *vision_rows(rng), *signal_rows(rng),
     )  # fmt: skip
 
 

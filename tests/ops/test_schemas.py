@@ -47,7 +47,11 @@ def test_attributes_and_defaults_are_those_of_the_schema(key: tuple[str, str, in
         elif attribute.default_value.name:
             wanted = onnx.helper.get_attribute_value(attribute.default_value)
             wanted = wanted.decode() if isinstance(wanted, bytes) else wanted
-            wanted = tuple(item.decode() for item in wanted) if isinstance(wanted, list) else wanted
+            wanted = (
+                tuple(item.decode() if isinstance(item, bytes) else item for item in wanted)
+                if isinstance(wanted, list)
+                else wanted
+            )
             assert default == wanted
 
 
