@@ -2,6 +2,7 @@
 
 layouts()                    the names
 read_params, read_blocks     a framework's parameters -> Cell, or ONNX blocks in any array namespace
+read_columns                 the same for time loops: [in, out], moved as little as can be
 write_params, fit            Cell -> a framework's parameters, and the options under which they mean the cell
 activation                   a framework's activation names <-> ONNX
 explain                      gate by gate, from which array to which
@@ -9,7 +10,17 @@ explain                      gate by gate, from which array to which
 
 from __future__ import annotations
 
-from bridge.layout.convert import fit, layouts, read_blocks, read_directions, read_params, template, write_params
+from bridge.layout.columns import Columns
+from bridge.layout.convert import (
+    fit,
+    layouts,
+    read_blocks,
+    read_columns,
+    read_directions,
+    read_params,
+    template,
+    write_params,
+)
 from bridge.layout.explaining import Place, Step, describe, explain, op_of
 from bridge.layout.options import activation
 from bridge.layout.reading import Blocks
@@ -17,6 +28,7 @@ from bridge.layout.writing import Fit
 
 __all__ = [
     "Blocks",
+    "Columns",
     "Fit",
     "Place",
     "Step",
@@ -27,6 +39,7 @@ __all__ = [
     "layouts",
     "op_of",
     "read_blocks",
+    "read_columns",
     "read_directions",
     "read_params",
     "template",

@@ -9,6 +9,7 @@ import numpy as np
 from bridge.cell import Cell
 from bridge.errors import BadInput, NotRepresentable, Unsupported
 from bridge.layout import reading, writing
+from bridge.layout.columns import Columns, columns
 from bridge.layout.files import catalogue, find
 from bridge.layout.options import choose
 from bridge.layout.records import Layout
@@ -34,6 +35,11 @@ def read_blocks(layout: str, params: Mapping[str, reading.Array], **options: obj
         NotRepresentable: the layer is not the ONNX operator under these options.
     """
     return reading.read(find(layout), [params], options)
+
+
+def read_columns(layout: str, params: Mapping[str, reading.Array], **options: object) -> Columns:
+    """Matrices [in, out] of one direction of one layer, moved as little as the layout allows. As `read_blocks`."""
+    return columns(find(layout), params, options)
 
 
 def read_params(layout: str, params: Mapping[str, object], **options: object) -> Cell:

@@ -61,6 +61,18 @@ class Sizes:
         return tuple(length[axis] for axis in slot.axes)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What every gate of every block finds, before anything is put together."""
+
+    layout: Layout
+    variant: Variant
+    pieces: list[dict[Piece, Array]]
+    """One table for each direction."""
+    attributes: dict[str, Any]
+    """activations, alpha, beta, linear_before_reset, clip and input_forget, as Blocks has them."""
+
+
 def read(layout: Layout, directions: Sequence[Mapping[str, Array]], given: Mapping[str, object]) -> Blocks:
     """Blocks of one layer, D = the number of directions given (one, or forward and backward).
 
@@ -69,6 +81,12 @@ def read(layout: Layout, directions: Sequence[Mapping[str, Array]], given: Mappi
         BadInput: missing or unexpected names, shapes or dtypes that disagree, a dimension of 0.
         NotRepresentable: an option's value with which the layer is not the operator.
     """
+    found = take_apart(layout, directions, given)
+    return Blocks(op=layout.op, **_assemble(layout, found.pieces), **found.attributes)
+
+
+def take_apart(layout: Layout, directions: Sequence[Mapping[str, Array]], given: Mapping[str, object]) -> Reading:
+    """The pieces and attributes of one layer. Raises as `read`."""
     values = resolve(layout, given)
     variant = _choose(layout, directions[0], given)
     values.update(variant.when)
@@ -81,18 +99,16 @@ def read(layout: Layout, directions: Sequence[Mapping[str, Array]], given: Mappi
     activations = activations_of(layout, values)
     check_saturation(layout, variant, activations)
     repeated = activations * len(directions)
-    return Blocks(
-        op=layout.op,
-        **_assemble(layout, found),
-        activations=tuple(one.name for one in repeated),
-        alpha=tuple(float(one.alpha) for one in repeated if one.alpha is not None) or None,
-        beta=tuple(float(one.beta) for one in repeated if one.beta is not None) or None,
-        linear_before_reset=bool(
-            values.get("linear_before_reset") if variant.linear_before_reset is None else variant.linear_before_reset
-        ),
-        clip=values.get("clip"),  # type: ignore[arg-type]
-        input_forget=bool(values.get("input_forget", False)),
-    )
+    before_reset = variant.linear_before_reset
+    attributes: dict[str, Any] = {
+        "activations": tuple(one.name for one in repeated),
+        "alpha": tuple(float(one.alpha) for one in repeated if one.alpha is not None) or None,
+        "beta": tuple(float(one.beta) for one in repeated if one.beta is not None) or None,
+        "linear_before_reset": bool(values.get("linear_before_reset") if before_reset is None else before_reset),
+        "clip": values.get("clip"),
+        "input_forget": bool(values.get("input_forget", False)),
+    }
+    return Reading(layout=layout, variant=variant, pieces=found, attributes=attributes)
 
 
 def _all_pieces(
@@ -100,7 +116,7 @@ def _all_pieces(
 ) -> dict[Piece, Array]:
     """What every gate of every block finds in the arrays of one direction."""
     slots = [slot for slot in variant.slots if slot.key in params]
-    sizes = _sizes(layout, slots, params)
+    sizes = sizes_of(layout, slots, params)
     pieces: dict[Piece, Array] = {}
     for slot in slots:
         identity = bool(slot.identity and values[slot.identity])
@@ -155,7 +171,7 @@ def _names(variant: Variant, params: Mapping[str, Array], given: Mapping[str, ob
     return [key for key in wanted if key not in params], sorted(key for key in params if key not in wanted)
 
 
-def _sizes(layout: Layout, slots: list[Slot], params: Mapping[str, Array]) -> Sizes:
+def sizes_of(layout: Layout, slots: list[Slot], params: Mapping[str, Array]) -> Sizes:
     """H and I, with every shape and dtype checked against them."""
     recurrent = next(slot for slot in slots if "R" in slot.blocks)
     inputs = next(slot for slot in slots if "W" in slot.blocks)
@@ -218,7 +234,7 @@ def split_blocks(slot: Slot, array: Array, sizes: Sizes) -> list[Array]:
 
 def _plus_identity(piece: Array) -> Array:
     # Only the diagonal is touched: adding 0 elsewhere would turn -0.0 into 0.0.
-    xp = _namespace(piece)
+    xp = namespace(piece)
     ones = xp.ones_like(piece)
     return xp.where(xp.tril(xp.triu(ones)) != 0, piece + ones, piece)
 
@@ -229,18 +245,18 @@ def _add_constants(layout: Layout, variant: Variant, values: Mapping[str, object
         for block in MATRICES:
             if (block, constant.gate) not in pieces:
                 other = next(pieces[block, gate] for gate in GATES[layout.op] if (block, gate) in pieces)
-                pieces[block, constant.gate] = _namespace(other).zeros_like(other)
+                pieces[block, constant.gate] = namespace(other).zeros_like(other)
         vector = pieces["R", constant.gate][:, 0]
-        pieces[constant.block, constant.gate] = _namespace(vector).full_like(vector, constant_value(constant, values))
+        pieces[constant.block, constant.gate] = namespace(vector).full_like(vector, constant_value(constant, values))
 
 
-def _assemble(layout: Layout, directions: Sequence[dict[Piece, Array]]) -> dict[str, Array | None]:
+def _assemble(layout: Layout, directions: Sequence[dict[Piece, Array]]) -> dict[str, Any]:
     """The operator's inputs, gates in its own order; a bias that no slot holds is zeros, B is None where none does.
 
     Both directions are laid down in one go: for a large layer each copy of the weights costs as much as the rest.
     """
     first = directions[0]["R", GATES[layout.op][0]]
-    xp, hidden = _namespace(first), int(first.shape[0])
+    xp, hidden = namespace(first), int(first.shape[0])
     zeros = xp.zeros_like(first[:, 0])
 
     def stack(*blocks: str) -> Array | None:
@@ -253,7 +269,8 @@ def _assemble(layout: Layout, directions: Sequence[dict[Piece, Array]]) -> dict[
     return {"W": stack("W"), "R": stack("R"), "B": stack("Wb", "Rb"), "P": stack("P")}
 
 
-def _namespace(array: Array) -> Any:
+def namespace(array: Array) -> Any:
+    """The array API of `array`."""
     from array_api_compat import array_namespace
 
     return array_namespace(array)
