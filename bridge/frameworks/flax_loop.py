@@ -1,4 +1,4 @@
-"""The time loop of Flax layers on native parameters: bridge.layout turns them into ONNX blocks while JAX traces.
+"""The time loop of Flax layers on native parameters, which bridge.layout reads while JAX traces, moving little.
 
 Bridge's own cells take one step of the same kernels: there is no second set of equations.
 """
@@ -6,14 +6,10 @@ Bridge's own cells take one step of the same kernels: there is no second set of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from bridge.cell import Op
-
-KERNELS: Final = MappingProxyType({"LSTM": "lstm", "GRU": "gru", "RNN": "rnn"})
-"""The functions of bridge.ops.recurrent."""
 
 
 def one_direction(
@@ -24,28 +20,19 @@ def one_direction(
     lengths: Any = None,
     initial_h: Any = None,
     initial_c: Any = None,
-    direction: str = "forward",
+    direction: Literal["forward", "reverse"] = "forward",
 ) -> tuple[Any, ...]:
     """Run one direction of native `params` on x [T, N, I]: Y [T, 1, N, H], Y_h and, for LSTM, Y_c [1, N, H].
 
     `params` and `options` are those of `layout`. Works under jit, grad and vmap; the product of the input with its
     kernel is taken once, outside the loop.
     """
-    from bridge.layout import read_blocks
-    from bridge.ops import recurrent
+    from bridge.layout import read_columns
     from bridge.ops.backend_jax import JaxBackend
+    from bridge.ops.recurrent import run_columns
 
-    blocks = read_blocks(layout, params, **options)
-    own: dict[str, dict[str, Any]] = {
-        "LSTM": {"initial_c": initial_c, "P": blocks.P, "input_forget": int(blocks.input_forget)},
-        "GRU": {"linear_before_reset": int(blocks.linear_before_reset)},
-    }
-    results: tuple[Any, ...] = getattr(recurrent, KERNELS[blocks.op])(
-        JaxBackend(), x, blocks.W, blocks.R, blocks.B, lengths, initial_h, activations=blocks.activations,
-        activation_alpha=blocks.alpha, activation_beta=blocks.beta, clip=blocks.clip, direction=direction,
-        **own.get(blocks.op, {}),
-    )  # fmt: skip
-    return results
+    columns = read_columns(layout, params, **options)
+    return run_columns(JaxBackend(), columns, x, lengths, initial_h, initial_c, direction)
 
 
 def one_step(op: Op, params: Mapping[str, Any], options: Mapping[str, Any], carry: Any, x: Any) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from bridge.cell import GATES, Cell, Op
-from bridge.ops.recurrent import gru_step, hoisted_bias, lstm_step, rnn_step, side_of
+from bridge.ops.recurrent_steps import gru_step, hoisted_bias, lstm_step, rnn_step, side_of
 
 _STEPS: Mapping[str, Any] = {"LSTM": lstm_step, "GRU": gru_step, "RNN": rnn_step}
 

@@ -1,6 +1,6 @@
 """LSTM, GRU and RNN on a Backend, with every attribute, as onnxruntime computes them.
 
-The product of the whole input with W is hoisted out of the time loop; one product with R remains per step. Lengths
+The product of the whole input with W is hoisted out of the time loop where that is faster. Lengths
 become a mask over time, forward and reverse alike: a masked step leaves the state alone and yields 0, so a reverse
 run starts at the last valid step. A sequence of length 0 ends in a zero state, as in onnxruntime.
 
@@ -10,38 +10,33 @@ Source: onnx/defs/rnn/defs.cc, LSTM-22, GRU-22, RNN-22 (onnx 1.23.2); onnxruntim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from bridge.cell import GATES, Cell, Direction, Op
 from bridge.errors import BadInput
+from bridge.layout import Columns
+from bridge.ops import recurrent_jax
 from bridge.ops.backend import Array, Backend
-from bridge.ops.recurrent_activations import Function, bind
+from bridge.ops.recurrent_steps import (
+    Side,
+    State,
+    StepFunction,
+    columns_side,
+    gru_step,
+    hoisted_bias,
+    lstm_step,
+    rnn_step,
+    side_of,
+)
 
-State: TypeAlias = tuple[Array, ...]
-"""(h, c) of an LSTM, (h,) of GRU and RNN, each [N, H]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One direction: transposed weights, bound activations, and the biases where they enter."""
-
-    backend: Backend
-    cell: Cell
-    W: Array  # [I, n*H]
-    R: Array  # [H, n*H]
-    Wb: Array | None  # [n*H]
-    Rb: Array | None
-    P: Array | None  # [3*H]
-    activations: tuple[Function, ...]
-    hidden: int
-
-    def gate(self, z: Array, first: int, count: int = 1) -> Array:
-        """Columns of `count` gates of z [N, n*H], from gate `first` on."""
-        return z[:, first * self.hidden : (first + count) * self.hidden]
+STEPS: Final[Mapping[str, StepFunction]] = MappingProxyType({"LSTM": lstm_step, "GRU": gru_step, "RNN": rnn_step})
+_WAYS: Final = MappingProxyType({"forward": (False,), "reverse": (True,), "bidirectional": (False, True)})
+"""Which directions a node runs, true for those in reverse."""
 
 
 def lstm(
@@ -72,9 +67,9 @@ def lstm(
         BadInput: shapes that disagree, a length outside 0..T, an attribute out of range.
     """
     cell = _attributes("LSTM", direction, activations, activation_alpha, activation_beta, clip, input_forget, 0)
-    _check(cell, X, W, R, B, P, hidden_size)
-    states = (initial_h, initial_c)
-    Y, (Y_h, Y_c) = _run(backend, cell, lstm_step, (W, R, B, P), X, sequence_lens, states, layout)
+    _check_input(cell, X, int(W.shape[-1]))
+    sides = _blocks(backend, cell, W, R, B, P, hidden_size)
+    Y, (Y_h, Y_c) = _run(backend, sides, X, sequence_lens, (initial_h, initial_c), layout)
     return Y, Y_h, Y_c
 
 
@@ -98,8 +93,9 @@ def gru(
 ) -> tuple[Array, Array]:
     """Y [T, D, N, H] and Y_h [D, N, H] of a GRU; W [D, 3*H, I], R [D, 3*H, H], B [D, 6*H]. See `lstm`."""
     cell = _attributes("GRU", direction, activations, activation_alpha, activation_beta, clip, 0, linear_before_reset)
-    _check(cell, X, W, R, B, None, hidden_size)
-    Y, (Y_h,) = _run(backend, cell, gru_step, (W, R, B, None), X, sequence_lens, (initial_h,), layout)
+    _check_input(cell, X, int(W.shape[-1]))
+    sides = _blocks(backend, cell, W, R, B, None, hidden_size)
+    Y, (Y_h,) = _run(backend, sides, X, sequence_lens, (initial_h,), layout)
     return Y, Y_h
 
 
@@ -122,66 +118,56 @@ def rnn(
 ) -> tuple[Array, Array]:
     """Y [T, D, N, H] and Y_h [D, N, H] of an RNN; W [D, H, I], R [D, H, H], B [D, 2*H]. See `lstm`."""
     cell = _attributes("RNN", direction, activations, activation_alpha, activation_beta, clip, 0, 0)
-    _check(cell, X, W, R, B, None, hidden_size)
-    Y, (Y_h,) = _run(backend, cell, rnn_step, (W, R, B, None), X, sequence_lens, (initial_h,), layout)
+    _check_input(cell, X, int(W.shape[-1]))
+    sides = _blocks(backend, cell, W, R, B, None, hidden_size)
+    Y, (Y_h,) = _run(backend, sides, X, sequence_lens, (initial_h,), layout)
     return Y, Y_h
 
 
-def lstm_step(side: Side, xW: Array, state: State) -> State:
-    """One step of an LSTM: the hoisted input product xW [N, 4*H] and (h, c) to the new (h, c)."""
-    h, c = state
-    f, g, h_of = side.activations
-    z = xW + side.backend.matmul(h, side.R)
-    candidate = g(side.gate(z, 3))
-    if side.P is None:
-        gates = f(side.gate(z, 0, 3))
-        i, o, forget = (side.gate(gates, at) for at in range(3))
-    else:
-        Pi, Po, Pf = (side.P[at * side.hidden : (at + 1) * side.hidden] for at in range(3))
-        i, forget = f(side.gate(z, 0) + Pi * c), f(side.gate(z, 2) + Pf * c)
-    if side.cell.input_forget:
-        forget = 1 - i
-    c = forget * c + i * candidate
-    if side.P is not None:
-        o = f(side.gate(z, 1) + Po * c)
-    return o * h_of(c), c
+def run_columns(
+    backend: Backend,
+    columns: Columns,
+    X: Array,
+    sequence_lens: Array | None = None,
+    initial_h: Array | None = None,
+    initial_c: Array | None = None,
+    direction: Literal["forward", "reverse"] = "forward",
+) -> tuple[Array, ...]:
+    """One direction of a framework's own parameters on X [T, N, I]: Y [T, 1, N, H], Y_h and, for LSTM, Y_c [1, N, H].
+
+    Raises:
+        BadInput: shapes that disagree, a length outside 0..T.
+    """
+    cell = _attributes(
+        columns.op, direction, columns.activations, columns.alpha, columns.beta, columns.clip,
+        int(columns.input_forget), int(columns.linear_before_reset),
+    )  # fmt: skip
+    _check_input(cell, X, int(columns.W.shape[0]))
+    wide: dict[str, Any] = {name: _widened(backend, getattr(columns, name)) for name in ("W", "R", "Wb", "Rb", "P")}
+    states = (initial_h, initial_c) if columns.op == "LSTM" else (initial_h,)
+    Y, finals = _run(backend, [columns_side(backend, cell, replace(columns, **wide))], X, sequence_lens, states, 0)
+    return Y, *finals
 
 
-def gru_step(side: Side, xW: Array, state: State) -> State:
-    """One step of a GRU: the hoisted input product xW [N, 3*H] and (h,) to the new (h,)."""
-    (h,) = state
-    f, g = side.activations
-    matmul, bias = side.backend.matmul, None if side.Rb is None else side.Rb[2 * side.hidden :]
-    if side.cell.linear_before_reset:
-        hR = matmul(h, side.R)
-        zr = f(side.gate(xW, 0, 2) + side.gate(hR, 0, 2))
-        recurrent = side.gate(hR, 2) if bias is None else side.gate(hR, 2) + bias
-        candidate = g(side.gate(xW, 2) + side.gate(zr, 1) * recurrent)
-    else:
-        zr = f(side.gate(xW, 0, 2) + matmul(h, side.gate(side.R, 0, 2)))
-        candidate = g(side.gate(xW, 2) + matmul(side.gate(zr, 1) * h, side.gate(side.R, 2)))
-    z = side.gate(zr, 0)
-    return ((1 - z) * candidate + z * h,)
-
-
-def rnn_step(side: Side, xW: Array, state: State) -> State:
-    """One step of an RNN: the hoisted input product xW [N, H] and (h,) to the new (h,)."""
-    (f,) = side.activations
-    return (f(xW + side.backend.matmul(state[0], side.R)),)
+def _blocks(
+    backend: Backend, cell: Cell, W: Array, R: Array, B: Array | None, P: Array | None, hidden_size: int | None
+) -> list[Side]:
+    """The directions of a node whose weights are ONNX blocks."""
+    _check(cell, W, R, B, P, hidden_size)
+    wide = [_widened(backend, value) for value in (W, R, B, P)]
+    return [side_of(backend, cell, at, *wide) for at in range(cell.num_directions)]
 
 
 def _run(
     backend: Backend,
-    cell: Cell,
-    step: Callable[[Side, Array, State], State],
-    weights: tuple[Array, Array, Array | None, Array | None],
+    sides: Sequence[Side],
     X: Array,
     lengths: Array | None,
     states: tuple[Array | None, ...],
     layout: int,
 ) -> tuple[Array, State]:
-    dtype = backend.dtype(X)
-    W, R, B, P, X, *states_ = (_widened(backend, value) for value in (*weights, X, *states))
+    dtype, cell = backend.dtype(X), sides[0].cell
+    X, *states_ = (_widened(backend, value) for value in (X, *states))
     if layout:
         X = _swapped(backend, X)
         states_ = [_swapped(backend, state) for state in states_]
@@ -189,10 +175,9 @@ def _run(
     if mask is not None:  # padding may hold anything; NaN there must not reach a gradient
         X = backend.xp.where(mask, X, backend.xp.zeros_like(X))
     runs = []
-    for at, reverse in enumerate({"forward": (False,), "reverse": (True,)}.get(cell.direction, (False, True))):
-        side = side_of(backend, cell, at, W, R, B, P)
+    for at, (side, reverse) in enumerate(zip(sides, _WAYS[cell.direction], strict=True)):
         start = tuple(_state(backend, state, at, X, side.hidden) for state in states_)
-        runs.append(_run_side(side, step, X, mask, start, reverse))
+        runs.append(_run_side(side, X, mask, start, reverse))
     stack = backend.xp.stack
     Y = stack([ys for ys, _ in runs], axis=1)
     finals = tuple(stack([final[at] for _, final in runs], axis=0) for at in range(len(states)))
@@ -201,63 +186,42 @@ def _run(
     return backend.astype(Y, dtype), tuple(backend.astype(final, dtype) for final in finals)
 
 
-def _run_side(
-    side: Side,
-    step: Callable[[Side, Array, State], State],
-    X: Array,
-    mask: Array | None,
-    start: State,
-    reverse: bool,
-) -> tuple[Array, State]:
-    backend, where, zeros = side.backend, side.backend.xp.where, side.backend.xp.zeros_like
-    xW = backend.matmul(X, side.W)
-    bias = hoisted_bias(side)
-    xW = xW if bias is None else xW + bias
+def _run_side(side: Side, X: Array, mask: Array | None, start: State, reverse: bool) -> tuple[Array, State]:
+    """Y [T, N, H] and the final state of one direction."""
+    backend, step, hoisted = side.backend, STEPS[side.cell.op], True
+    if backend.name == "jax":
+        side, step = recurrent_jax.faster(side, step)
+        form = recurrent_jax.form_of(side, step, X, mask)
+        if form == "transposed":
+            return recurrent_jax.transposed(side, X, start, reverse)
+        hoisted = form == "hoisted"
+    where, zeros, bias = backend.xp.where, backend.xp.zeros_like, hoisted_bias(side)
+
+    def product(x: Array) -> Array:
+        xW = backend.matmul(x, side.W)
+        return xW if bias is None else xW + bias
+
+    def run(x: Array, state: State) -> State:
+        return step(side, x if hoisted else product(x), state)
+
+    xs = product(X) if hoisted else X
     if mask is None:
-        final, ys = backend.scan(lambda state, x: _unmasked(step(side, x[0], state)), start, (xW,), reverse)
+        final, ys = backend.scan(lambda state, x: _unmasked(run(x[0], state)), start, (xs,), reverse)
         return ys[0], final
 
     def masked(state: State, x: tuple[Array, ...]) -> tuple[State, State]:
-        new = step(side, x[0], state)
+        new = run(x[0], state)
         return tuple(where(x[1], n, old) for n, old in zip(new, state, strict=True)), (
             where(x[1], new[0], zeros(new[0])),
         )
 
-    final, ys = backend.scan(masked, start, (xW, mask), reverse)
+    final, ys = backend.scan(masked, start, (xs, mask), reverse)
     alive = mask[0]  # [N, 1]: a sequence of length 0 has no first step
     return ys[0], tuple(where(alive, state, zeros(state)) for state in final)
 
 
 def _unmasked(state: State) -> tuple[State, State]:
     return state, (state[0],)
-
-
-def hoisted_bias(side: Side) -> Array | None:
-    """Both biases where they only enter as a sum; of the GRU's h under linear_before_reset, Wb alone."""
-    if side.Wb is None or side.Rb is None:
-        return None
-    if not side.cell.linear_before_reset:
-        return side.Wb + side.Rb
-    inner = 2 * side.hidden
-    return side.backend.xp.concat([side.Wb[:inner] + side.Rb[:inner], side.Wb[inner:]], axis=0)
-
-
-def side_of(backend: Backend, cell: Cell, at: int, W: Array, R: Array, B: Array | None, P: Array | None) -> Side:
-    """Direction `at` of the ONNX blocks, its weights transposed once and its activations bound."""
-    rows = int(R.shape[1])
-    table = cell.activation_table()[at]
-    clips = [cell.clip, cell.clip, None][: len(table)]  # onnxruntime does not clip the input of the LSTM's h
-    return Side(
-        backend=backend,
-        cell=cell,
-        W=backend.xp.permute_dims(W[at], (1, 0)),
-        R=backend.xp.permute_dims(R[at], (1, 0)),
-        Wb=None if B is None else B[at][:rows],
-        Rb=None if B is None else B[at][rows:],
-        P=None if P is None else P[at],
-        activations=tuple(bind(backend, name, clip) for name, clip in zip(table, clips, strict=True)),
-        hidden=int(R.shape[2]),
-    )
 
 
 def _state(backend: Backend, state: Array | None, at: int, X: Array, hidden: int) -> Array:
@@ -314,14 +278,12 @@ def _attributes(
     )
 
 
-def _check(cell: Cell, X: Array, W: Array, R: Array, B: Array | None, P: Array | None, hidden_size: int | None) -> None:
-    directions, rows = cell.num_directions, len(cell.gates)
-    hidden, inputs = int(R.shape[-1]), int(X.shape[-1])
+def _check(cell: Cell, W: Array, R: Array, B: Array | None, P: Array | None, hidden_size: int | None) -> None:
+    directions, rows, hidden = cell.num_directions, len(cell.gates), int(R.shape[-1])
     if hidden_size is not None and hidden_size != hidden:
         raise BadInput("hidden_size and R disagree", where=cell.op, got=hidden_size, expected=hidden)
     expected = {
-        "X": (X, (*tuple(X.shape)[:2], inputs)),
-        "W": (W, (directions, rows * hidden, inputs)),
+        "W": (W, (directions, rows * hidden, int(W.shape[-1]))),
         "R": (R, (directions, rows * hidden, hidden)),
         "B": (B, (directions, 2 * rows * hidden)),
         "P": (P, (directions, 3 * hidden)),
@@ -329,8 +291,14 @@ def _check(cell: Cell, X: Array, W: Array, R: Array, B: Array | None, P: Array |
     for name, (array, shape) in expected.items():
         if array is not None and tuple(array.shape) != shape:
             raise BadInput(f"{name} has the wrong shape", where=cell.op, got=tuple(array.shape), expected=shape)
-    if 0 in tuple(X.shape):
-        raise BadInput("X has a dimension of 0, on which onnxruntime aborts", where=cell.op, got=tuple(X.shape))
+
+
+def _check_input(cell: Cell, X: Array, inputs: int) -> None:
+    shape = tuple(X.shape)
+    if len(shape) != 3 or shape[2] != inputs:
+        raise BadInput("X has the wrong shape", where=cell.op, got=shape, expected=f"[time, batch, {inputs}]")
+    if 0 in shape:
+        raise BadInput("X has a dimension of 0, on which onnxruntime aborts", where=cell.op, got=shape)
 
 
 def _widened(backend: Backend, value: Array | None) -> Array | None:
