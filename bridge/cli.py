@@ -38,22 +38,25 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where onnx
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(help=".onnx .pt .pth .safetensors .npz .keras .h5, or file::prefix")],
-    target: Annotated[Path, typer.Argument(help=".onnx, .npz, .safetensors, .pt or .keras")],
-    to: Annotated[str, typer.Option(help="Layout or framework of a weights file, such as flax.nnx.")] = "",
+    target: Annotated[Path, typer.Argument(help=".onnx, .npz, .safetensors, .pt, .keras, or a folder for flax-code")],
+    to: Annotated[
+        str, typer.Option(help="Layout or framework of a weights file, such as flax.nnx, or flax-code.")
+    ] = "",
     opset: Annotated[int, typer.Option(help="ONNX operator set, 17 to 22.")] = 20,
     states: Annotated[Literal["zero", "inputs"], typer.Option(help="Initial states.")] = "zero",
     lengths: Annotated[bool, typer.Option("--lengths", help="Take sequence lengths as an input.")] = False,
     form: Annotated[Literal["fused", "scan"], typer.Option(help="One operator per layer, or a Scan.")] = "fused",
     masks: Annotated[Literal["exact", "right"], typer.Option(help="How Keras masks are carried.")] = "exact",
     external_data: Annotated[bool | None, typer.Option(help="Weights beside the model; default past 1 GB.")] = None,
+    static: Annotated[list[str] | None, typer.Option(help="For flax-code: fix an input, such as sr=16000.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing target.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Convert a trained model or its weights into another file."""
-    from bridge.frameworks.files import convert_file
+    """Convert a trained model or its weights into another file, or with --to flax-code into readable code."""
+    from bridge.frameworks.files import convert_file, parse_static
 
     written = convert_file(
-        source, target, layout=to, overwrite=overwrite, external_data=external_data,
+        source, target, layout=to, overwrite=overwrite, external_data=external_data, static=parse_static(static or []),
         export={"opset": opset, "states": states, "lengths": lengths, "form": form, "masks": masks},
     )  # fmt: skip
     _print({"schema": "rnn-bridge/convert/1", **written.to_dict()}, str(written), as_json)

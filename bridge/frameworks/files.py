@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,22 +47,35 @@ class Written:
 
 
 def convert_file(
-    source: str, target: Path, *, layout: str, overwrite: bool, external_data: bool | None, export: Mapping[str, Any]
+    source: str,
+    target: Path,
+    *,
+    layout: str,
+    overwrite: bool,
+    external_data: bool | None,
+    export: Mapping[str, Any],
+    static: Mapping[str, object] | None = None,
 ) -> Written:
     """Write `source` to `target`, whose suffix says what becomes of it.
 
     Args:
         source: any path that `to_onnx` takes.
         target: `.onnx`; `.npz`, `.safetensors`, `.pt` or `.pth` for parameters; `.keras` for a stack of native layers.
-        layout: of a parameter file: a layout ("flax.nnx.GRUCell") or a framework ("flax.nnx", "torch").
+        layout: of a parameter file: a layout ("flax.nnx.GRUCell") or a framework ("flax.nnx", "torch"); "flax-code"
+            makes `target` a folder of readable code.
         overwrite: replace an existing target.
         external_data: weights beside an ONNX file.
         export: the other options of `to_onnx`.
+        static: values of inputs that flax-code fixes.
 
     Raises:
         UsageError: a suffix or a layout that is unknown, or a target that exists.
         NotRepresentable: the layout cannot hold a cell.
     """
+    if layout == "flax-code":
+        return _write_code(source, target, static, overwrite, export)
+    if static:
+        raise UsageError("only flax-code fixes inputs", where="convert --static", got=", ".join(static))
     suffix = target.suffix.lower()
     used: list[str] = []
     if suffix == ".onnx":
@@ -81,6 +95,37 @@ def convert_file(
                              expected="a name ending in " + ", ".join((".onnx", ".keras", *ARRAYS)))  # fmt: skip
     return Written(source=source, target=str(target), layers=tuple(found), layouts=tuple(used),
                    bytes=target.stat().st_size)  # fmt: skip
+
+
+def parse_static(given: Sequence[str]) -> dict[str, object]:
+    """Values of inputs from `name=value`, the value in JSON.
+
+    >>> parse_static(["sr=16000", "scale=[1.5, 2]"])
+    {'sr': 16000, 'scale': [1.5, 2]}
+
+    Raises:
+        UsageError: something else than a name and a number, a truth value or lists of them.
+    """
+    values: dict[str, object] = {}
+    for each in given:
+        name, found, text = each.partition("=")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            found = ""
+        if not found or not name or isinstance(values[name], str | dict | None):
+            raise UsageError("no name=value", where="convert --static", got=each, expected="sr=16000, or a=[1, 2]")
+    return values
+
+
+def _write_code(
+    source: str, target: Path, static: Mapping[str, object] | None, overwrite: bool, export: Mapping[str, Any]
+) -> Written:
+    from bridge.frameworks.flax_code import write_code
+
+    found = write_code(source, target, static=static, overwrite=overwrite, **export)
+    size = sum(path.stat().st_size for path in target.iterdir() if path.is_file())
+    return Written(source=source, target=str(target), layers=found.layers, layouts=(), bytes=size)
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:

@@ -43,9 +43,9 @@ class Code:
     """The graph's symbolic sizes, each as the expression that reads it off an input."""
     _shared: dict[Hashable, object] = field(default_factory=dict)
 
-    def tensor(self, dims: Dims, dtype: np.dtype[np.generic], hint: str = "x", lazy: str | None = None) -> Tensor:
-        """A new tensor; with `lazy` it is written when somebody asks for it."""
-        made = Tensor(number=len(self.tensors), dims=dims, dtype=dtype, hint=hint, lazy=lazy)
+    def tensor(self, dims: Dims, dtype: np.dtype[np.generic], hint: str = "x") -> Tensor:
+        """A new tensor."""
+        made = Tensor(number=len(self.tensors), dims=dims, dtype=dtype, hint=hint)
         self.tensors.append(made)
         return made
 
@@ -74,13 +74,13 @@ class Code:
 
     def _written(self, tensor: Tensor) -> Tensor:
         """`tensor` with its statement in place."""
-        if tensor.view is not None and tensor.lazy is None:
+        if tensor.view is not None:
             base, axes = tensor.view
-            tensor.lazy = view_text(self.ref(base), axes)
             tensor.view = None
-        if tensor.lazy is not None:
-            text, tensor.lazy = tensor.lazy, None
-            self.statements.append(Statement(tensor.token, text, (tensor,)))
+            tensor.late = lambda: view_text(self.ref(base), axes)
+        if tensor.late is not None:
+            late, tensor.late = tensor.late, None
+            self.statements.append(Statement(tensor.token, late(), (tensor,)))
         return tensor
 
     def view(self, base: Tensor, axes: Sequence[int | None]) -> Tensor:
@@ -180,6 +180,20 @@ def shape_text(items: Sequence[int | str]) -> str:
     ('(3,)', '(x.shape[0], 4)')
     """
     return f"({', '.join(map(str, items))}{',' if len(items) == 1 else ''})"
+
+
+def unwrapped(text: str) -> str:
+    """An expression without the parentheses around all of it.
+
+    >>> unwrapped("(a + (b * c))"), unwrapped("(a) + (b)")
+    ('a + (b * c)', '(a) + (b)')
+    """
+    depth = 0
+    for at, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0 and at < len(text) - 1:
+            return text
+    return text[1:-1] if text.startswith("(") else text
 
 
 def view_text(base: str, axes: Sequence[int | None]) -> str:

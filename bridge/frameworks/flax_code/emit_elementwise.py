@@ -98,6 +98,8 @@ def _joined(*shapes: Any) -> Any:
 
 def _scalar(operand: Operand, other: Operand) -> Operand:
     """A constant of one element without axes, where the other operand brings as many."""
+    if isinstance(operand, Sizes) and len(operand.items) == 1 and isinstance(other, Tensor) and other.rank:
+        return Sizes(operand.items, is_scalar=True)
     if not (isinstance(operand, np.ndarray) and operand.size == 1 and isinstance(other, Tensor)):
         return operand
     return operand if other.rank is None or operand.ndim > other.rank else operand.reshape(())
@@ -156,6 +158,12 @@ def div(site: Site, A: Operand, B: Operand) -> Operand:
     if (sizes := _on_sizes("Div", A, B)) is not None:
         return sizes
     return combine(site, A, B, "{} / {}" if site.dtype().kind == "f" else "jax.lax.div({}, {})")
+
+
+@emits("Mod")
+def mod(site: Site, A: Operand, B: Operand, *, fmod: int = 0) -> Operand:
+    """The remainder: with the sign of the divisor, with fmod of the dividend."""
+    return combine(site, A, B, "jnp.fmod({}, {})" if fmod else "jnp.mod({}, {})")
 
 
 @emits("Max")

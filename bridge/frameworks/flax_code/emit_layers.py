@@ -88,7 +88,7 @@ def conv(site: Site, X: Operand, W: Operand, B: Operand = None, *, auto_pad: Any
 
     attributes = (auto_pad, dilations, group, pads, strides)
     layer: Any = site.code.shared(("nnx.Conv", *site.inputs[1:3], attributes), make)
-    last = site.permuted(X, (0, *range(2, space + 2), 1))
+    last = site.code.view(X, (0, *range(2, space + 2), 1))
     dims = _conv_dims(last.dims, W, strides or [1] * space, dilations or [1] * space, pads or [0] * 2 * space, auto_pad)
     y = site.code.assign(f"{layer_call(layer)}({site.ref(last)})", dims, site.dtype())
     return site.code.view(y, (0, space + 1, *range(1, space + 1)))
@@ -143,7 +143,7 @@ def batch_normalization(site: Site, X: Operand, scale: Operand, B: Operand, mean
                  f"epsilon={literal(np.float32(epsilon))}", "rngs=rngs"]  # fmt: skip
     layer = site.code.layer(site.layer_name("norm", 1, 2), "nnx.BatchNorm", arguments, weights)
     rank = rank_of(site, X)
-    last = site.permuted(X, (0, *range(2, rank), 1))
+    last = site.code.view(X, (0, *range(2, rank), 1))
     y = site.code.assign(f"{layer_call(layer)}({site.ref(last)})", last.dims, site.dtype())
     return site.code.view(y, (0, rank - 1, *range(1, rank - 1)))
 

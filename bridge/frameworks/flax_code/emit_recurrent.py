@@ -85,8 +85,15 @@ def _recurrent(site: Site, X: Operand, blocks: Mapping[str, Operand], lengths: O
            repr(sorted(attributes.items())))  # fmt: skip
     layer: Any = site.code.shared(key, lambda: _layer(site, cell, named, not batch_major))
     run = Run(site=site, cell=cell, x=x, time_major=not batch_major, lengths=lengths, layer=layer,
-              states=tuple(None if is_zero(state) else state for state in states))  # fmt: skip
+              states=tuple(_initial(state) for state in states))  # fmt: skip
     return _outputs(run)
+
+
+def _initial(state: Operand) -> Operand:
+    """An initial state as the layer takes it: None for zeros, an array for a learned one, else a tensor."""
+    if isinstance(state, Tensor) and state.constant is not None:
+        return state.constant
+    return None if is_zero(state) else state
 
 
 def _constant(state: Operand) -> bool:
@@ -144,6 +151,8 @@ def _option(code: Code, value: object) -> str:
     if isinstance(value, tuple | list):
         texts = [_option(code, each) for each in value]
         return f"({', '.join(texts)}{',' if len(texts) == 1 else ''})"
+    if isinstance(value, float):
+        return literal(np.float32(value))
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
@@ -205,7 +214,8 @@ def _as_onnx(run: Run, y: Tensor) -> Tensor:
         return code.view(y, (0, None, 1, 2) if run.time_major else (1, None, 0, 2))
     hidden = run.cell.hidden_size
     dims = None if y.dims is None else (*y.dims[:-1], 2, hidden)
-    split = code.tensor(dims, y.dtype, lazy=f"{y.token}.reshape(*{y.token}.shape[:-1], 2, {hidden})")
+    split = code.tensor(dims, y.dtype)
+    split.late = lambda: f"{y.token}.reshape(*{y.token}.shape[:-1], 2, {hidden})"
     split.split_of = y
     return code.view(split, (0, 2, 1, 3) if run.time_major else (1, 2, 0, 3))
 
@@ -216,7 +226,8 @@ def _stacked(run: Run, parts: Sequence[Tensor]) -> Tensor:
     if len(parts) == 1:
         return code.view(parts[0], (None, 0, 1))
     dims = None if parts[0].dims is None else (2, *parts[0].dims)
-    made = code.tensor(dims, parts[0].dtype, parts[0].hint, lazy=f"jnp.stack([{', '.join(p.token for p in parts)}])")
+    made = code.tensor(dims, parts[0].dtype, parts[0].hint)
+    made.late = lambda: f"jnp.stack([{', '.join(part.token for part in parts)}])"
     made.parts = tuple(parts)
     return made
 

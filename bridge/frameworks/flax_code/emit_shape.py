@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import numpy as np
 
-from bridge.frameworks.flax_code.code import shape_text
+from bridge.frameworks.flax_code.code import shape_text, unwrapped
 from bridge.frameworks.flax_code.operands import Operand, Sizes, Tensor, Zeros
 from bridge.frameworks.flax_code.registry import emits
 from bridge.frameworks.flax_code.site import Site, as_sizes
+
+MOST_PARTS: Final = 8
+"""Layers and directions of a state that is cut into its parts."""
 
 FAR: Final = 2**31 - 1
 """Ends of slices at or past this mean "to the end"."""
@@ -83,7 +87,7 @@ def transpose(site: Site, data: Operand, *, perm: Sequence[int] | None = None) -
     """Axes in another order."""
     if not isinstance(data, Tensor):
         site.refuse("Transpose of something that is no tensor")
-    return site.permuted(data, perm if perm is not None else range(rank_of(site, data))[::-1])
+    return site.code.view(data, perm if perm is not None else range(rank_of(site, data))[::-1])
 
 
 @emits("Unsqueeze")
@@ -196,7 +200,19 @@ def concat(site: Site, *inputs: Operand, axis: int) -> Operand:
     parts = [as_sizes(each) for each in inputs]
     if all(part is not None for part in parts) and any(isinstance(each, Sizes) for each in inputs):
         return Sizes(tuple(item for part in parts if part is not None for item in part.items))
+    stacked = [part for each in inputs for part in _stack(each)] if axis == 0 else []
+    if stacked and all(isinstance(each, Tensor) and _stack(each) for each in inputs):
+        return site.emit(f"jnp.stack([{', '.join(map(site.ref, stacked))}])")
     return site.emit(f"jnp.concatenate([{', '.join(map(site.ref, inputs))}], axis={axis})")
+
+
+def _stack(operand: Operand) -> tuple[Tensor, ...]:
+    """The tensors that are stacked to make an operand."""
+    if not isinstance(operand, Tensor):
+        return ()
+    if operand.view is not None and operand.view[1] == (None, *range(len(operand.view[1]) - 1)):
+        return (operand.view[0],)
+    return operand.parts
 
 
 @emits("Split")
@@ -213,7 +229,9 @@ def split(site: Site, input: Operand, split_input: Operand = None, *, axis: int 
             site.refuse("equal parts of an axis whose size is not known")
         step = -(-whole // count)
         sizes = [min(step, whole - step * number) for number in range(count)]
-    bounds = np.cumsum([0, *sizes])
+    bounds = [0, *accumulate(sizes)]
+    if at == 0 and input.view is None:
+        return tuple(_rows(site, input, first, last) for first, last in pairwise(bounds))
     return tuple(
         site.emit(f"{site.ref(input)}[{':, ' * at}{first}:{last}]", at=number)
         for number, (first, last) in enumerate(pairwise(bounds))
@@ -249,7 +267,22 @@ def slice_(site: Site, data: Operand, starts_input: Operand = None, ends_input: 
     chosen = {axis: text for axis, text in chosen.items() if text != ":" and not _whole(data, axis, text)}
     if not chosen:
         return data
+    if [*chosen] == [0] and isinstance(begin[0], int) and isinstance(stop[0], int) and 0 <= begin[0] < stop[0] < 2**10:
+        return _rows(site, data, begin[0], stop[0])
     return site.emit(_indexed(site, data, chosen))
+
+
+def _rows(site: Site, data: Tensor, begin: int, stop: int) -> Tensor:
+    """Some elements along the first axis, each of which may be asked for alone."""
+    dims = data.dims
+    made = site.code.tensor(None if dims is None else (stop - begin, *dims[1:]), data.dtype)
+    made.late = lambda: f"{site.ref(data)}[{begin}:{stop}]"
+    rest = None if dims is None else dims[1:]
+    parts = [site.code.tensor(rest, data.dtype) for _ in range(begin, stop)] if stop - begin <= MOST_PARTS else []
+    for at, part in enumerate(parts, begin):
+        part.late = partial(lambda at: f"{site.ref(data)}[{at}]", at)
+    made.parts = tuple(parts)
+    return made
 
 
 def _whole(x: Tensor, axis: int | None, text: str) -> bool:
@@ -316,19 +349,39 @@ def _embedding(site: Site, data: np.ndarray, indices: Operand) -> Operand:
     return site.emit(f"self.{layer.name}({site.ref(indices)})")
 
 
+@emits("GatherND")
+def gather_nd(site: Site, data: Operand, indices: Operand, *, batch_dims: int = 0) -> Operand:
+    """Elements by tuples of indices, which lie along the last axis."""
+    if batch_dims == 1 and isinstance(indices, Tensor) and indices.dims is not None and indices.dims[-1] == 1:
+        return site.emit(f"jax.vmap(lambda x, at: x[at[..., 0]])({site.ref(data)}, {site.ref(indices)})")
+    if batch_dims:
+        site.refuse("batch_dims over more than one index")
+    return site.emit(f"{site.ref(data)}[tuple(jnp.moveaxis({site.ref(indices)}, -1, 0))]")
+
+
 @emits("Expand")
 def expand(site: Site, input: Operand, shape: Operand) -> Operand:
     """Axes of size 1 repeated."""
     items = site.sizes(shape, "the shape").items
     if isinstance(input, Zeros):
         return Zeros(Sizes(items))
-    if isinstance(input, np.ndarray) and not input.any() and input.dtype.kind == "f":
-        return Zeros(Sizes(items))
+    if isinstance(input, np.ndarray) and input.dtype.kind == "f":
+        return _repeated(site, input, items)
     if isinstance(input, Tensor) and input.rank == len(items) and all(isinstance(item, int) for item in items):
         sizes = [size(site, input, at) if item == 1 else item for at, item in enumerate(items)]
         return site.emit(f"jnp.broadcast_to({site.ref(input)}, {shape_text(sizes)})")
     text = site.ref(input)
     return site.emit(f"jnp.broadcast_to({text}, jnp.broadcast_shapes(jnp.shape({text}), {shape_text(items)}))")
+
+
+def _repeated(site: Site, array: np.ndarray, items: Sequence[int | str]) -> Operand:
+    """A constant repeated, not written where a recurrent layer takes it as its learned initial state."""
+    if not array.any():
+        return Zeros(Sizes(tuple(items)))
+    made = site.code.tensor(site.dims(), site.dtype())
+    made.constant = array
+    made.late = lambda: f"jnp.broadcast_to({site.ref(array)}, {shape_text(items)})"
+    return made
 
 
 @emits("Pad")
@@ -380,4 +433,4 @@ def range_(site: Site, start: Operand, limit: Operand, delta: Operand) -> Operan
     """Numbers from a start up to a limit."""
     first, last, step = (site.sizes(each, "the range").items[0] for each in (start, limit, delta))
     ends = [last] if (first, step) == (0, 1) else [first, last] if step == 1 else [first, last, step]
-    return site.emit(f"jnp.arange({', '.join(map(str, ends))})")
+    return site.emit(f"jnp.arange({', '.join(unwrapped(str(end)) for end in ends)})")

@@ -10,19 +10,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
+from bridge import graph
 from bridge.errors import BadInput, Mismatch, UsageError
 from bridge.frameworks import conversion
+from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.flax_code.checking import CHECK, stored_cases
 from bridge.frameworks.flax_code.code import narrowed
 from bridge.frameworks.flax_code.module import module_text
 from bridge.frameworks.flax_code.walking import Written, write_graph
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
 
 FILES: Final = ("check.npz", "check.py", "model.py", "weights.safetensors")
 """What the folder holds."""
@@ -59,6 +58,7 @@ def write_code(
     static: Mapping[str, object] | None = None,
     inputs: Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]] | None = None,
     overwrite: bool = False,
+    **export: Any,
 ) -> WrittenCode:
     """Write `source` as readable flax.nnx code into a new folder.
 
@@ -71,6 +71,7 @@ def write_code(
         static: values of inputs, which leave the signature.
         inputs: for the check, by ONNX name, one dict or several; None draws them for two (batch, time) pairs.
         overwrite: replace a folder that write_code wrote.
+        export: options of `to_onnx`, for a source that is not ONNX yet.
 
     Raises:
         Unsupported: nodes that cannot be written as code, all of them in one error.
@@ -79,9 +80,7 @@ def write_code(
     """
     target = Path(folder)
     _check_target(target, overwrite=overwrite)
-    model = _prepared(conversion.to_ir(source), static)
-    from bridge import graph
-
+    model = graph.fold(conversion.to_ir(source, ExportOptions(**export)), static)
     proto = graph.to_proto(model)
     written = write_graph(model.clone())
     given = [inputs] if isinstance(inputs, Mapping) else inputs
@@ -109,16 +108,11 @@ def weights_of(written: Written) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(narrowed(array)) for name, array in (owned | written.code.constants).items()}
 
 
-def _prepared(model: ir.Model, static: Mapping[str, object] | None) -> ir.Model:
-    from bridge import graph
-
-    return graph.fold(model, static)
-
-
 def _save(weights: Mapping[str, np.ndarray], path: Path) -> None:
     from safetensors.numpy import save_file
 
     save_file(dict(weights), path)
+    path.chmod(0o644)
 
 
 def _verified(folder: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 RESERVED: Final = frozenset({"train", "eval", "sow", "perturb", "set_attributes"})
 """Methods of nnx.Module."""
 
-NO_NAME: Final = re.compile(r"^(|\d+|onnx|const|constant|weight|bias|kernel|anon|n\d+)$")
+NO_NAME: Final = re.compile(r"^(|\d+|onnx|const|constant(_\d+)?|weight|bias|kernel|anon|n\d+)$")
 """Parts of a name that say nothing."""
 
 INLINED: Final = re.compile(r"F\d+::|(If_\d+_)*(If_\d+_)?(then|else)_branch__Inline_\d+__(/)?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -38,14 +39,16 @@ class Tensor:
     dtype: np.dtype[np.generic]
     hint: str = "x"
     """The name it would like."""
-    lazy: str | None = None
-    """The expression that makes it, not written unless somebody asks for the tensor."""
+    late: Callable[[], str] | None = field(default=None, repr=False)
+    """Gives the expression that makes it, called when somebody asks for the tensor."""
     view: tuple[Tensor, tuple[int | None, ...]] | None = None
     """A base and, for each axis, the base's axis, or None for a new one of size 1: nothing is computed."""
     split_of: Tensor | None = None
     """The tensor whose last axis was cut in two (directions, units) to make this one."""
     parts: tuple[Tensor, ...] = ()
     """The tensors that are stacked along axis 0 to make this one."""
+    constant: np.ndarray | None = None
+    """The array that is repeated over the batch to make this one."""
     sigmoid_of: Tensor | None = None
     """The tensor whose sigmoid this is: the product of both is SiLU."""
     linear: Layer | None = field(default=None, repr=False)

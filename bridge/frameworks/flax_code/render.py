@@ -76,6 +76,9 @@ def _live(statements: list[Statement], outputs: dict[str, str]) -> list[Statemen
         for tensor in statement.makes:
             if tensor.number not in needed:
                 statement.target = statement.target.replace(tensor.token, "_")
+        if nothing_carried := re.fullmatch(r"[(_, )]+, (§\d+§)", statement.target):
+            statement.target = nothing_carried[1]
+            statement.text = statement.text.replace(", return_carry=True", "")
     return kept[::-1]
 
 
@@ -97,7 +100,8 @@ def _folded(statements: list[Statement], outputs: dict[str, str]) -> list[Statem
 
 
 def _reads_well(inner: str, outer: str) -> bool:
-    short = len(inner) + len(outer) <= FOLDED
+    item = re.fullmatch(r"§\d+§\[\d+\]", inner)
+    short = len(inner) + len(outer) <= (WIDTH if item else FOLDED)
     wraps = ACTIVATIONS.match(outer) and inner.count("(") <= 2
     square = inner.startswith("jnp.square(") and inner.count("(") == 1 and "self." not in outer
     residual = re.fullmatch(r"§\d+§ [+*] §\d+§", outer) and LAYER.match(inner) and inner.count("(") == 1
@@ -179,10 +183,13 @@ def fitted(line: str, indent: int, comment: str = "") -> str:
     if len(space + line) <= WIDTH:
         whole = f"{space}{line}{'  ' if comment else ''}{comment}"
         return whole if len(whole) <= WIDTH else f"{space}{line}"
+    if line.startswith("return "):
+        line = f"return ({line.removeprefix('return ')})"
     start, end = _last_brackets(line)
     head, inner, tail = line[: start + 1], line[start + 1 : end], line[end:]
     inner = inner.removesuffix(",")
-    if len(space) + 4 + len(inner) <= WIDTH:
+    is_call = (head[-2:-1].isalnum() or head[-2:-1] in "_])") and not line.startswith("return (")
+    if is_call and len(space) + 4 + len(inner) <= WIDTH:
         return f"{space}{head}\n{space}    {inner}\n{space}{tail}"
     parts = "".join(f"{fitted(f'{part},', indent + 4)}\n" for part in _arguments(inner))
     return f"{space}{head}\n{parts}{space}{tail}"

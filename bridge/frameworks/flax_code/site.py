@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -77,10 +77,6 @@ class Site:
             made = self.code.assign(template(self.ref(base)), resized(base.dims, size), self.dtype())
             return self.code.view(made, axes)
         return self.emit(template(self.ref(x)), resized(x.dims, size))
-
-    def permuted(self, x: Tensor, order: Sequence[int]) -> Tensor:
-        """`x` with its axes in another order."""
-        return self.code.view(x, order)
 
     def weight_names(self, *positions: int) -> list[str]:
         """Names of the node's weights, for naming the layer, and the node's own."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.errors import Refused, Unsupported, UsageError
-from bridge.frameworks.flax_code.code import Code
+from bridge.frameworks.flax_code.code import Code, unwrapped
 from bridge.frameworks.flax_code.layers import clean
 from bridge.frameworks.flax_code.operands import Dims, Operand, Sizes, Tensor
 from bridge.frameworks.flax_code.site import Site, dims_of, dtype_of
@@ -62,8 +62,15 @@ def write_graph(model: ir.Model) -> Written:
         result = walk.scope[value]
         if isinstance(result, Tensor) and result not in inputs.values():
             result.hint = clean(str(value.name))
-    outputs = {str(value.name): walk.code.ref(walk.scope[value]) for value in block.outputs}
+    outputs = {str(value.name): _result(walk, walk.scope[value]) for value in block.outputs}
     return Written(walk.code, inputs, outputs, {str(value.name): dims_of(value) for value in block.outputs})
+
+
+def _result(walk: Walk, operand: Operand) -> str:
+    """The expression of an output, which is an array where a plain number would do elsewhere."""
+    text = walk.code.ref(operand)
+    scalar = operand.is_scalar if isinstance(operand, Sizes) else isinstance(operand, np.ndarray) and operand.ndim == 0
+    return f"jnp.array({unwrapped(text)})" if scalar else text
 
 
 def _compiled(model: ir.Model) -> tuple[Block, Mapping[ir.Value, np.ndarray], int]:

