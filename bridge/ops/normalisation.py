@@ -16,7 +16,7 @@ EPSILON = 9.999999747378752e-06
 """1e-5 in float32, as the schemas have it."""
 
 
-@handles("BatchNormalization", versions={7})
+@handles("BatchNormalization", versions={7}, statistics=["mean", "var"])
 def batch_normalization_7(
     node: Node,
     X: Array,
@@ -35,7 +35,7 @@ def batch_normalization_7(
     return _by_channel(node, X, scale, B, mean, var, epsilon)
 
 
-@handles("BatchNormalization", versions={9})
+@handles("BatchNormalization", versions={9}, statistics=["mean", "var"])
 def batch_normalization_9(
     node: Node,
     X: Array,
@@ -51,7 +51,7 @@ def batch_normalization_9(
     return _by_channel(node, X, scale, B, mean, var, epsilon)
 
 
-@handles("BatchNormalization", versions={14, 15})
+@handles("BatchNormalization", versions={14, 15}, statistics=["input_mean", "input_var"])
 def batch_normalization(
     node: Node,
     X: Array,

@@ -32,7 +32,7 @@ def _reached(block: Block, wanted: set[ir.Value]) -> set[ir.Value]:
 
 
 def _differentiable_inputs(step: Step) -> Iterable[ir.Value]:
-    return (value for at, value in enumerate(step.inputs) if value is not None and not step.handler.is_static(at))
+    return (value for at, value in enumerate(step.inputs) if value is not None and step.handler.trains(at))
 
 
 def _passes_gradient(step: Step) -> bool:

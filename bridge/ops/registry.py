@@ -27,6 +27,8 @@ class Label:
     static: frozenset[str]
     raw: bool
     differentiable: bool
+    statistics: frozenset[str] = frozenset()
+    """Inputs that training follows by other means than a gradient."""
     reason: str = ""
     """Why the static inputs must be static, where their name does not say it."""
 
@@ -52,6 +54,10 @@ class Handler:
         """Whether input `at` must be known while tracing."""
         return at < len(self.inputs) and self.inputs[at] in self.label.static
 
+    def trains(self, at: int) -> bool:
+        """Whether a gradient of the output may change input `at`."""
+        return at >= len(self.inputs) or self.inputs[at] not in self.label.static | self.label.statistics
+
 
 def handles(
     op: str,
@@ -61,6 +67,7 @@ def handles(
     static: Iterable[str] = (),
     raw: bool = False,
     differentiable: bool = True,
+    statistics: Iterable[str] = (),
     reason: str = "",
 ) -> Callable[[Function], Function]:
     """Label a function as the handler of `op` in the given since-versions.
@@ -68,7 +75,7 @@ def handles(
     Inputs named in `static` (shapes, axes) arrive as numpy and are refused while traced; `reason` says why where the
     name does not. The others arrive on one backend, all as numpy where all are static. `raw` passes every input as it
     is. `differentiable=False`: no gradient reaches the inputs, so an initialiser that only such nodes read is no
-    parameter.
+    parameter; nor are the `statistics` among the inputs.
     """
     label = Label(
         domain=domain,
@@ -77,6 +84,7 @@ def handles(
         static=frozenset(static),
         raw=raw,
         differentiable=differentiable,
+        statistics=frozenset(statistics),
         reason=reason,
     )
 

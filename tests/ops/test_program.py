@@ -72,6 +72,13 @@ def test_parameters_are_the_floats_that_reach_an_output_differentiably() -> None
     assert list(program.parameters) == ["w"]
 
 
+def test_running_statistics_are_no_parameters() -> None:
+    names = ["scale", "B", "mean", "var"]
+    node = helper.make_node("BatchNormalization", ["x", *names], ["y"])
+    source = model([node], [("x", 1, [2, 3])], [("y", 1)], {name: np.ones(3, F32) for name in names})
+    assert list(Program(source, NumpyBackend()).parameters) == ["scale", "B"]
+
+
 def test_a_call_computes_with_the_parameters_it_is_given() -> None:
     program = Program(linear(np.ones((3, 2), F32)), NumpyBackend())
     x = np.ones((1, 3), F32)
