@@ -100,8 +100,31 @@ def _read(file: Any, path: str) -> FileCells:
         side = half if half.startswith(("forward", "backward")) and half != layer else ""
         sides, key = halves.setdefault(layer, {}), side.partition("_")[0]
         sides[key if key not in sides else f"{key}{len(sides)}"] = cell
-    cells = {name: cell for layer, found in halves.items() for name, cell in _joined(layer, found).items()}
+    order = list(configs) or _layer_names(file)
+    if not order and len({name.rstrip("0123456789_") for name in halves}) > 1:
+        notes.append("the file does not record the order of its layers; they stand here by name")
+    ordered = sorted(halves, key=lambda layer: _rank(layer, order))
+    cells = {name: cell for layer in ordered for name, cell in _joined(layer, halves[layer]).items()}
     return FileCells(cells, tuple(dict.fromkeys(notes)))
+
+
+def _layer_names(file: Any) -> list[str]:
+    """The model's layers in its own order, which Keras 1 to 2 and legacy files of Keras 3 write beside the weights."""
+    for group in (file.get("model_weights"), file):
+        names = None if group is None else group.attrs.get("layer_names")
+        if names is not None:
+            return [_text(name) for name in names]
+    return []
+
+
+def _rank(layer: str, order: Sequence[str]) -> tuple[int, list[tuple[int, str]]]:
+    """The place of a layer: its own in `order`, else by name with numbers as numbers (lstm_2 before lstm_10).
+
+    h5 itself lists groups by the bytes of their names, which is no order of a model.
+    """
+    known = [order.index(part) for part in (layer, *layer.split(".")) if part in order]
+    pieces = [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", layer)]
+    return (known[0] if known else len(order)), pieces
 
 
 def _joined(layer: str, found: Mapping[str, Cell]) -> dict[str, Cell]:
