@@ -46,7 +46,13 @@ COMMON: dict[str, tuple[Any, ...]] = {
     "clip": ("absent", 0.3),
     "parameters": ("no activations", "none given", "all given", "too few", "too many"),
     "run": ("nnx eager", "nnx jit", "linen jit"),
+    "loop": ("hoisted", "in the loop", "transposed"),
 }
+TRANSPOSED: Final = MappingProxyType(
+    {"lengths": ("absent",), "clip": ("absent",), "parameters": ("no activations",), "P": ("absent",),
+     "input_forget": ("absent", 0), "loop": ("transposed",)}
+)  # fmt: skip
+"""Where an LSTM on JAX can run the transposed form of the loop; elsewhere "transposed" comes to "in the loop"."""
 OWN: dict[str, dict[str, tuple[Any, ...]]] = {
     "LSTM": {"initial_c": STATES, "P": ("absent", "initialiser", "input"), "input_forget": ("absent", 0, 1),
              "outputs": (("Y", "Y_h", "Y_c"), ("Y", "Y_h"), ("Y", "Y_c"), ("Y_h", "Y_c"), ("Y",), ("Y_h",), ("Y_c",))},
@@ -86,9 +92,17 @@ def needs(op: str) -> dict[str, Callable[[Any], Mapping[str, Sequence[Any]]]]:
 
 
 def rows(op: str, strength: int, rng: np.random.Generator) -> Iterator[Row]:
-    """Every pair of values of all factors; with `strength` 3 also every three of those of the structure."""
+    """Every pair of values, also beside the transposed loop; with `strength` 3 also every three of the structure."""
     every = structure(op) | activations(op)
     yield from cover(every, needs(op), 2, rng)
+    if op == "LSTM":
+        plain = structure(op) | TRANSPOSED
+        yield from cover(
+            {name: values for name, values in plain.items() if name != "lengths are"},
+            {"layout": needs(op)["layout"]},
+            2,
+            rng,
+        )
     if strength > 2:
         for row in cover(structure(op), needs(op), strength, rng):
             yield {**{name: str(rng.choice(list(ACTIVATIONS))) for name in activations(op) if name != "list"}, **row}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 
 import bridge
 from bridge.errors import BridgeError
-from tests.ops.recurrent_grid import Case
+from tests.ops.recurrent_grid import Case, N
 from tests.tolerances import referee_bound
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ OVERFLOW = 40.0
 """onnxruntime's Softplus overflows above 88 (schemas/deviations.toml): beyond this the referee alone decides."""
 CONCLUSIVE = 64.0
 """Units in the last place of the largest value: a wider bound proves nothing."""
+LOOPS = MappingProxyType({"hoisted": (2**20, 1, 1), "in the loop": (0, N + 1, 1), "transposed": (0, 1, 1)})
+"""The sizes from which bridge.ops.recurrent_jax takes another form of the time loop, set so that it takes this one."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,11 @@ def judged(case: Case) -> Verdict:
     """Import the case, run it, compare every output."""
     import jax
 
-    with jax.enable_x64(case.row["dtype"] in ("float64", "float32 x64")):
+    from bridge.ops import recurrent_jax
+
+    sizes = dict(zip(("HOISTED_BYTES", "WIDE_BATCH", "WIDE_HIDDEN"), LOOPS[case.row["loop"]], strict=True))
+    wide = jax.enable_x64(case.row["dtype"] in ("float64", "float32 x64"))
+    with wide, patch.multiple(recurrent_jax, **sizes):
         try:
             actual = imported_outputs(case)
         except BridgeError as error:
