@@ -1,14 +1,17 @@
 """The time loop on JAX in the forms that XLA runs fastest on a CPU; the parameters and the numbers stay what they are.
 
-Forward time of an LSTM over that of `flax.nnx.RNN` (jax 0.10.2, two cores with AVX-512, medians):
+Forward time of an LSTM over that of `flax.nnx.RNN`, the smallest of 15 interleaved rounds (jax 0.10.2, two busy cores
+with AVX-512):
 
 | batch, time, in, hidden | hoisted | in the loop | transposed |
 |---|---|---|---|
-| 1, 100, 64, 128   | 0.56 | 0.77 | 0.75 |
-| 8, 100, 64, 128   | 0.94 | 1.0  | 1.3  |
-| 32, 100, 128, 256 | 0.75 | 0.70 | 0.70 |
-| 32, 200, 512, 512 | 1.8  | 1.1  | 0.85 |
+| 1, 1, 40, 256     | 0.97 | 0.94 | 3.0  |
+| 1, 100, 64, 128   | 0.73 | 1.0  | 1.5  |
+| 8, 100, 64, 128   | 1.08 | 1.08 | 1.36 |
+| 32, 100, 128, 256 | 0.95 | 0.93 | 0.82 |
+| 32, 200, 512, 512 | 1.8  | 1.02 | 0.73 |
 
+The gradient takes 1.2 to 1.3 times as long transposed as in the loop at 32, 50, 512, 512.
 What did not help: unrolling (4 and 8: no gain forward, up to four times slower under grad), the batch in two halves
 in two loops, one product per gate, [x, h] in one product (its transposed form is as fast, and twice as slow under
 grad), weights turned to [4H, H].
