@@ -16,8 +16,9 @@ from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.stack import Stack
 from bridge.frameworks.torch_own import Whole
 from bridge.frameworks.torch_read import read_weights, recurrent_modules
-from bridge.frameworks.torch_whole_capture import FAILURES, OLDEST, capture, explained, translate
+from bridge.frameworks.torch_whole_capture import FAILURES, INSTEAD, OLDEST, capture, explained, translate
 from bridge.frameworks.torch_whole_inputs import arguments_of, dynamic_shapes, output_names, symbols
+from bridge.frameworks.torch_whole_loops import COUNTS, Loops, without_whole_slices
 from bridge.frameworks.torch_whole_splice import Splice
 from bridge.frameworks.torch_whole_stubs import Trace
 
@@ -40,19 +41,31 @@ def export_whole(module: nn.Module, options: ExportOptions) -> ir.Model:
         Unsupported: training mode, several devices, or something in it that cannot be exported; the path is named.
         BadInput: weights that hold NaN or inf.
     """
+    from bridge.graph.finishing import same_graph
+
     _check_options(module, options)
     _check_mode(module)
     _check_devices(module)
-    trace = Trace(recurrent_modules(module))
-    layers = _layers(trace)
+    layers = _layers(module)
     args = arguments_of(module, options.example)
     shapes = dynamic_shapes(module, args, options.dynamic)
-    try:
-        program = capture(module, args, shapes, trace)
-    except FAILURES as error:
-        raise explained(error, module) from error
-    model = translate(module, program, options.opset)
-    return _finished(module, model, program, trace, layers, options)
+    models = []
+    for count in COUNTS:
+        trace, loops = Trace(recurrent_modules(module)), Loops(count)
+        try:
+            program = capture(module, args, shapes, trace, loops)
+        except FAILURES as error:
+            raise explained(error, module) from error
+        if loops.sampled:
+            without_whole_slices(program)
+        models.append(_finished(module, translate(module, program, options.opset), program, trace, layers, options))
+        if not loops.sampled:
+            return models[0]
+    if not same_graph(*models):
+        raise Unsupported("a Python loop over time does more than step a cell, and cannot become one layer",
+                          where=type(module).__name__, got="; ".join(dict.fromkeys(loops.sampled)), do=INSTEAD
+                          )  # fmt: skip
+    return models[0]
 
 
 def _finished(
@@ -65,6 +78,7 @@ def _finished(
     where = type(module).__name__
     names = output_names(program)
     work = Splice(layers, options.form, options.states == "inputs")
+    work.find_chains(model)
     splice(model, max(OLDEST, options.opset), _dtype(module), work.write)
     model.graph.outputs.extend(value for _, value in work.outputs)
     finishing.name_outputs(model, [*names, *(name for name, _ in work.outputs)])
@@ -99,13 +113,14 @@ def _version() -> str:
     return __version__
 
 
-def _layers(trace: Trace) -> list[tuple[str, Stack]]:
+def _layers(module: nn.Module) -> list[tuple[str, Stack]]:
     """Path and layers of every recurrent module: read once, so that calls of one module share their weights."""
-    for path, child in trace.modules:
+    modules = list(recurrent_modules(module))
+    for path, child in modules:
         if isinstance(child, Whole):
             raise Unsupported("a module that bridge imported stands inside a torch model", where=path,
                               do="export the imported graph by itself")  # fmt: skip
-    return [(path, read_weights(child, path)) for path, child in trace.modules]
+    return [(path, read_weights(child, path)) for path, child in modules]
 
 
 def _dtype(module: nn.Module) -> str:

@@ -18,7 +18,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from bridge.errors import BridgeError, Unsupported
 from bridge.frameworks.torch_whole_inputs import Args
-from bridge.frameworks.torch_whole_loops import sizes_watched
+from bridge.frameworks.torch_whole_loops import Loops, watched
 from bridge.frameworks.torch_whole_ops import translations
 from bridge.frameworks.torch_whole_stubs import Trace, stubbed
 
@@ -29,6 +29,12 @@ FAILURES: Final = (TorchDynamoException, RuntimeError, ValueError, TypeError, Lo
                    ArithmeticError, AssertionError, SyntaxError)  # fmt: skip
 """What tracing somebody's forward may raise; the rest is no verdict about the model."""
 
+INSTEAD: Final = (
+    "call the layer on the whole sequence (nn.LSTM for nn.LSTMCell), or fix the axis at the example's size: "
+    "dynamic={name: {0: 'batch'}}"
+)
+"""What to do about a loop over time."""
+
 OLDEST: Final = 18
 """The oldest operator set that torch's exporter writes."""
 
@@ -36,7 +42,7 @@ LONGEST_MESSAGE: Final = 1200
 """Characters of the exporter's message that an error keeps."""
 
 
-def capture(module: nn.Module, args: Args, shapes: Any, trace: Trace) -> Any:
+def capture(module: nn.Module, args: Args, shapes: Any, trace: Trace, loops: Loops) -> Any:
     """The ExportedProgram of `module` with stubs for its recurrent layers and packing.
 
     Raises:
@@ -44,7 +50,6 @@ def capture(module: nn.Module, args: Args, shapes: Any, trace: Trace) -> Any:
     """
     from torch.fx.experimental import _config
 
-    places: list[str] = []
     with ExitStack() as stack:
         stack.enter_context(_unchanged(module))
         stack.enter_context(_quiet())
@@ -52,7 +57,7 @@ def capture(module: nn.Module, args: Args, shapes: Any, trace: Trace) -> Any:
         stack.enter_context(_config.patch(backed_size_oblivious=True))  # as torch.onnx does: 1 is a size like any other
         stack.enter_context(torch._dynamo.config.patch(allow_rnn=True))  # noqa: SLF001 (branches of torch.cond)
         stack.enter_context(torch.no_grad())
-        stack.enter_context(sizes_watched(places))
+        stack.enter_context(watched(module, loops))
         try:
             program = torch.export.export(module, args[0], args[1], dynamic_shapes=shapes, strict=False)
         except GuardOnDataDependentSymNode:
@@ -62,13 +67,12 @@ def capture(module: nn.Module, args: Args, shapes: Any, trace: Trace) -> Any:
             # when the model runs.
             trace.full = True
             trace.packed.clear()
+            loops.sampled.clear()
             program = torch.export.export(module, args[0], args[1], dynamic_shapes=shapes, strict=False)
-    if places:
+    if loops.fixed:
         raise Unsupported(
-            "the model takes the size of an axis for a number (a Python loop over time?), so the graph would hold for "
-            "the example's size only", where=type(module).__name__, got="; ".join(dict.fromkeys(places)),
-            do="call the layer on the whole sequence (nn.LSTM for nn.LSTMCell), or fix the axis at the example's size: "
-            "dynamic={name: {0: 'batch'}}",
+            "the model takes the size of an axis for a number, so the graph would hold for the example's size only",
+            where=type(module).__name__, got="; ".join(dict.fromkeys(loops.fixed)), do=INSTEAD,
         )  # fmt: skip
     return program
 

@@ -1,7 +1,14 @@
-"""Find Python code that takes a symbolic size for a number, such as a loop over time: a trace of it fits one size."""
+"""Python loops over an axis of symbolic size: sampled, so that a trace of a few steps can become one layer.
+
+A loop over time has no number of steps to trace. It runs `count` times here, the steps it collects are stacked by a
+stub of the true length, and the splice joins the steps into one layer. That nothing hangs on `count` is proven by a
+second trace with another one: both must give the same graph. Any other code that makes a number of a symbolic size is
+refused with its place.
+"""
 
 from __future__ import annotations
 
+import builtins
 import linecache
 import sys
 from collections.abc import Iterator
@@ -11,59 +18,225 @@ from types import FrameType
 from typing import Any, Final
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from bridge.errors import Unsupported
+
 LIBRARY: Final = str(Path(torch.__file__).parent)
-UNROLLING: Final = (torch.unbind, torch.Tensor.unbind, torch.Tensor.__iter__)
+SLICE: Final[tuple[Any, ...]] = (None, 0, None, None, 1)
+"""What aten.slice takes: a tensor, the axis, start, stop and step, with their defaults."""
+
+UNROLLING: Final = (torch.unbind, torch.Tensor.unbind)
 """What makes one tensor of each step."""
+
+COUNTS: Final = (3, 4)
+"""How many steps are traced: more than two things that are stacked for another reason, and two that differ."""
+
+
+class At(int):
+    """The number of a step in a sampled loop: good for indexing; anything else that is done with it is noted.
+
+    Code that compares or computes with the number may do at later steps what it did at none of the traced ones.
+    """
+
+    loops: Loops
+
+    @classmethod
+    def all(cls, loops: Loops) -> list[At]:
+        """The numbers of the steps that are traced."""
+        found = [cls(at) for at in builtins.range(loops.count)]
+        for at in found:
+            at.loops = loops
+        return found
+
+
+def _noting(name: str) -> Any:
+    original = getattr(int, name)
+
+    def method(self: At, *others: Any) -> Any:
+        frame = sys._getframe(1)  # noqa: SLF001
+        if not frame.f_code.co_filename.startswith(LIBRARY):
+            self.loops.fixed.append(place_of(frame))
+        return original(self, *others)
+
+    return method
+
+
+NOTED: Final = (
+    "eq", "ne", "lt", "le", "gt", "ge", "add", "radd", "sub", "rsub", "mul", "rmul", "mod", "rmod", "floordiv",
+    "rfloordiv", "truediv", "rtruediv", "pow", "rpow", "neg", "bool", "float",
+)  # fmt: skip
+"""What may be done with a step's number beside indexing."""
+
+for _name in NOTED:
+    setattr(At, f"__{_name}__", _noting(f"__{_name}__"))
+At.__hash__ = int.__hash__  # type: ignore[method-assign]
+
+
+class Steps(tuple[Any, ...]):
+    """The steps of a sampled loop over a tensor, which `enumerate` numbers with `At`."""
+
+    loops: Loops
+
+    def __iter__(self) -> _StepIterator:
+        return _StepIterator(self)
+
+
+class Loops:
+    """What one trace met: loops that were sampled, and places where a symbolic size became a number."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.sampled: list[str] = []
+        self.size: torch.SymInt | None = None
+        """The size of the loop met last."""
+        self.fixed: list[str] = []
+
+    def steps(self, size: torch.SymInt, frame: FrameType | None) -> list[At]:
+        """The steps to trace of a loop over `size`.
+
+        Raises:
+            Unsupported: the example has fewer.
+        """
+        place = "" if frame is None else place_of(frame)
+        hint = size.node.hint
+        if hint is not None and hint < max(COUNTS):
+            raise Unsupported("a loop over time needs a longer example", where=place, got=int(hint),
+                              expected=f"at least {max(COUNTS)} steps")  # fmt: skip
+        self.sampled.append(place)
+        self.size = size
+        return At.all(self)
 
 
 @contextmanager
-def sizes_watched(places: list[str]) -> Iterator[None]:
-    """Add "file:line: code" to `places` wherever code outside of torch makes a number of a symbolic size."""
+def watched(module: nn.Module, loops: Loops) -> Iterator[None]:
+    """Sample loops and note fixed sizes; `range` and `enumerate` of the model's own code are put back afterwards."""
     index, integer = torch.SymInt.__index__, torch.SymInt.__int__
+    spaces = _namespaces(module)
 
     def watching(original: Any) -> Any:
         def convert(self: Any) -> int:
             frame = sys._getframe(1)  # noqa: SLF001 (the caller is the finding)
-            if self.node.maybe_as_int() is None and not frame.f_code.co_filename.startswith(LIBRARY):
-                places.append(_place(frame))
+            if _is_symbolic(self) and not frame.f_code.co_filename.startswith((LIBRARY, __file__)):
+                loops.fixed.append(place_of(frame))
             return original(self)  # type: ignore[no-any-return]
 
         return convert
 
+    def sampling(*bounds: Any) -> Any:
+        if len(bounds) == 1 and _is_symbolic(bounds[0]):
+            return loops.steps(bounds[0], sys._getframe(1))  # noqa: SLF001
+        if any(_is_symbolic(bound) for bound in bounds):
+            loops.fixed.append(place_of(sys._getframe(1)))  # noqa: SLF001
+        return builtins.range(*bounds)
+
+    def numbering(items: Any, start: int = 0) -> Any:
+        items = iter(items) if isinstance(items, torch.Tensor) else items
+        steps = items.steps if isinstance(items, _StepIterator) else items
+        if not isinstance(steps, Steps):
+            return builtins.enumerate(items, start)
+        if start != 0:
+            loops.fixed.append(place_of(sys._getframe(1)))  # noqa: SLF001
+        return zip(At.all(loops), steps, strict=True)
+
+    replaced = {"range": sampling, "enumerate": numbering}
+    taken = [(space, name) for space in spaces for name in replaced if name not in space]
     try:
         torch.SymInt.__index__, torch.SymInt.__int__ = watching(index), watching(integer)
-        with _Unrolling(places):
+        for space, name in taken:
+            space[name] = replaced[name]
+        with _Unrolling(loops):
             yield
     finally:
         torch.SymInt.__index__, torch.SymInt.__int__ = index, integer
+        for space, name in taken:
+            space.pop(name, None)
+
+
+def without_whole_slices(program: Any) -> None:
+    """Take `x[:]` out of an exported program: `x[:, at]` slices before it selects, and hides what it selects from."""
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target is torch.ops.aten.slice.Tensor:
+            source, _, start, stop, step = (*tuple(node.args), *SLICE[len(node.args) :])
+            if start in (None, 0) and (stop is None or stop == sys.maxsize) and step == 1:
+                node.replace_all_uses_with(source)
+                graph.erase_node(node)
+    graph.lint()
+
+
+def _namespaces(module: nn.Module) -> list[dict[str, Any]]:
+    """The globals of every forward that is no code of torch."""
+    found = {}
+    for child in module.modules():
+        for kind in type(child).__mro__:
+            forward = vars(kind).get("forward")
+            space = getattr(forward, "__globals__", None)
+            if space is not None and not str(space.get("__name__", "")).startswith("torch."):
+                found[id(space)] = space
+    return list(found.values())
+
+
+def _is_symbolic(size: Any) -> bool:
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
+
+
+class _StepIterator:
+    """Iterates over Steps, and is known to `enumerate`."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps, self._inner = steps, tuple.__iter__(steps)
+
+    def __iter__(self) -> _StepIterator:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._inner)
 
 
 class _Unrolling(TorchFunctionMode):  # type: ignore[misc]
-    """Notices tensors that are taken apart along an axis of symbolic size."""
+    """Samples tensors that are taken apart along an axis of symbolic size, and stacks such steps at full length."""
 
-    def __init__(self, places: list[str]) -> None:
+    def __init__(self, loops: Loops) -> None:
         super().__init__()
-        self._places = places
+        self._loops = loops
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in UNROLLING and args and isinstance(args[0], torch.Tensor):
-            axis = (kwargs or {}).get("dim", args[1] if len(args) > 1 else 0)
-            size = args[0].shape[axis] if args[0].dim() else 1
-            frame = _outside(sys._getframe(1))  # noqa: SLF001
-            if isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None and frame is not None:
-                self._places.append(_place(frame))
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in UNROLLING and args and isinstance(args[0], torch.Tensor) and args[0].dim():
+            axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+            if _is_symbolic(args[0].shape[axis]):
+                frame = _outside(sys._getframe(1))  # noqa: SLF001
+                numbers = self._loops.steps(args[0].shape[axis], frame)
+                steps = Steps(args[0].select(axis, at) for at in numbers)
+                steps.loops = self._loops
+                return steps
+        if func in (torch.stack, torch.cat) and self._loops.size is not None:
+            return self._collected(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _collected(self, func: Any, args: Any, kwargs: Any) -> Any:
+        values = kwargs.get("tensors", args[0] if args else ())
+        axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+        if not isinstance(values, list | tuple) or len(values) != self._loops.count:
+            return func(*args, **kwargs)
+        if func is torch.cat:
+            if any(_is_symbolic(value.shape[axis]) or value.shape[axis] != 1 for value in values):
+                return func(*args, **kwargs)
+            values = [value.squeeze(axis) for value in values]
+        rank = values[0].dim() + 1
+        return torch.ops.rnn_bridge.collect(list(values), self._loops.size, axis % rank)
 
 
 def _outside(frame: FrameType | None) -> FrameType | None:
     """The nearest frame that is no code of torch or of bridge."""
-    while frame is not None and (frame.f_code.co_filename.startswith(LIBRARY) or frame.f_code.co_filename == __file__):
+    while frame is not None and frame.f_code.co_filename.startswith((LIBRARY, __file__)):
         frame = frame.f_back
     return frame
 
 
-def _place(frame: FrameType) -> str:
+def place_of(frame: FrameType) -> str:
+    """Say where a frame is: "file:line: code"."""
     file, line = frame.f_code.co_filename, frame.f_lineno
     return f"{file}:{line}: {linecache.getline(file, line).strip()}"

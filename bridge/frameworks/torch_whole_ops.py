@@ -58,6 +58,18 @@ def _step_shapes(x: Tensor, h: Any, c: Any, call: int, state: int, cell: int) ->
     return [x.new_empty(x.shape[0], size) for size in (state, cell)]
 
 
+@torch.library.custom_op(f"{NAMESPACE}::collect", mutates_args=())
+def collect(values: list[Tensor], total: int, axis: int) -> Tensor:
+    """The steps of a sampled loop stacked along a new `axis` of `total` steps."""
+    raise NotImplementedError
+
+
+@collect.register_fake
+def _collect_shapes(values: list[Tensor], total: Any, axis: int) -> Tensor:
+    shape = list(values[0].shape)
+    return values[0].new_empty(*shape[:axis], total, *shape[axis:])
+
+
 @torch.library.custom_op(f"{NAMESPACE}::pack", mutates_args=())
 def pack(padded: Tensor, lengths: Tensor, batch_axis: int, full: int) -> list[Tensor]:
     """Pack [T,N,...]: data [sum of lengths, ...] and batch_sizes [longest]; `full` says that longest is T."""
@@ -97,7 +109,7 @@ def _states(like: Tensor, rows: int, batch: Any, state: int, cell: int) -> list[
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """The custom_translation_table of torch.onnx.export: every operator becomes one stub node."""
-    from bridge.graph.stubs import stub_recorder
+    from bridge.graph.stubs import collection_recorder, stub_recorder
 
     layer = {"call": "INT", "rows": "INT", "features": "INT", "state": "INT", "cell": "INT", "batch_axis": "INT"}
     packed = ["data", "batch_sizes", "padded", "lengths"]
@@ -110,4 +122,5 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         ops.step.default: stub_recorder("Step", ["x", "h", "c"], step_sizes, 2),
         ops.pack.default: stub_recorder("Pack", ["padded", "lengths"], {"batch_axis": "INT", "full": "INT"}, 2),
         ops.pad.default: stub_recorder("Pad", [*packed, "total"], pad_sizes, 1),
+        ops.collect.default: collection_recorder(),
     }

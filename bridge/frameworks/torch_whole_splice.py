@@ -17,7 +17,10 @@ import numpy as np
 from bridge.errors import Unsupported
 from bridge.frameworks.stack import Stack
 from bridge.frameworks.stack_export import state_names, state_shape, write_layer, write_layers
+from bridge.frameworks.torch_whole_loops import COUNTS
 from bridge.frameworks.torch_whole_ops import FULL, GENERAL
+from bridge.frameworks.torch_whole_rolling import Rolling
+from bridge.graph.stubs import DOMAIN
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -45,6 +48,16 @@ class Padded:
     """Whether it is zeros past the lengths."""
 
 
+@dataclass(eq=False, slots=True)
+class Chain:
+    """Steps of one cell, each from the state of the one before."""
+
+    steps: list[ir.Node]
+    output: ir.Value | None = None
+    """[T,N,H], once it is written as a layer."""
+    finals: Sequence[ir.Value | None] = ()
+
+
 class Stub(NamedTuple):
     """One stub node: inputs (with None for those left out, at the end too), attributes, outputs."""
 
@@ -67,12 +80,37 @@ class Splice:
     axes: dict[str, str] = field(default_factory=dict)
     """The symbols of time and batch of the first layers met, with the names that they take."""
     _met: set[str] = field(default_factory=set)
+    _chains: dict[int, tuple[Chain, int]] = field(default_factory=dict)
+    """The chain and the number of each step, by the id of its h: the stub's, and what is written in its place."""
+    _rolling: Rolling | None = None
 
     def write(self, w: Writer, stub: ir.Node) -> Values:
         """Write one stub: a value for each of its outputs."""
         attributes = {name: attribute.value for name, attribute in stub.attributes.items()}
         inputs = [*stub.inputs, *[None] * MOST_INPUTS]
         return WRITERS[stub.op_type](self, w, Stub(inputs, attributes, stub.outputs))
+
+    def find_chains(self, model: ir.Model) -> None:
+        """Find the loops over a cell before anything is written."""
+        self._rolling = Rolling(self._chain_output)
+        open_ends: dict[tuple[int, ...], Chain] = {}
+        for node in (node for node in model.graph.all_nodes() if node.domain == DOMAIN and node.op_type == "Step"):
+            states = tuple(id(value) for value in node.inputs[1:3] if value is not None)
+            chain = open_ends.pop(states, None) if states else None
+            if chain is None or chain.steps[0].attributes["call"].value != node.attributes["call"].value:
+                chain = Chain([])
+            self._chains[id(node.outputs[0])] = (chain, len(chain.steps))
+            chain.steps.append(node)
+            count = 1 if not node.attributes["cell"].value else 2
+            open_ends[tuple(id(value) for value in node.outputs[:count])] = chain
+
+    def _chain_output(self, values: Sequence[ir.Value]) -> ir.Value | None:
+        """The output of the layer whose steps give `values`, in order and all of them."""
+        found = [self._chains.get(id(value)) for value in values]
+        chain = found[0][0] if found[0] is not None else None
+        if chain is None or len(chain.steps) != len(values):
+            return None
+        return chain.output if all(entry == (chain, at) for at, entry in enumerate(found)) else None
 
     def symbols(self, given: Mapping[str, str], model: ir.Model) -> dict[str, str]:
         """Names of all symbols: what the caller gave, time and batch where a layer says which, else input and axis."""
@@ -116,12 +154,47 @@ class Splice:
 
     def _step(self, w: Writer, stub: Stub) -> Values:
         path, stack = self.layers[stub.attributes["call"]]
+        chain, at = self._chains[id(stub.outputs[0])]
+        if at == 0 and len(chain.steps) in COUNTS:
+            self._roll(w, chain, path, stack, stub)
+        if chain.output is not None:
+            last = at == len(chain.steps) - 1
+            results = chain.finals if last else [w.take(chain.output, at, 0), None]
+            self._chains[id(results[0])] = (chain, at)
+            return results
         x = w.unsqueeze(stub.inputs[0], 0)
         initial, exposed = self._initial(w, path, stack, x, stub.inputs[1:3], rank=2)
         own = {name: w.unsqueeze(value, 0) for name, value in initial.items()}
         _, *finals = write_layer(w, stack.layers[0], x, None, own, self.form)
         named = {name: w.squeeze(value, 0) for name, value in zip("hc", finals, strict=True) if value is not None}
         return self._finals(path, named, exposed)
+
+    def _roll(self, w: Writer, chain: Chain, path: str, stack: Stack, stub: Stub) -> None:
+        """Write a chain of steps as one layer, where their inputs are one sequence."""
+        from bridge.graph.stubs import read_by_others
+
+        inner = [value for step in chain.steps[:-1] for value in step.outputs[1:]]
+        x = (
+            self._rolling.stacked(w, [value for step in chain.steps if (value := step.inputs[0])])
+            if self._rolling
+            else None
+        )
+        if x is None or any(read_by_others(value) for value in inner):
+            return
+        initial, exposed = self._initial(w, path, stack, x, stub.inputs[1:3], rank=2)
+        own = {name: w.unsqueeze(value, 0) for name, value in initial.items()}
+        y, *finals = write_layer(w, stack.layers[0], x, None, own, self.form)
+        named = {name: w.squeeze(value, 0) for name, value in zip("hc", finals, strict=True) if value is not None}
+        chain.output = w.squeeze(y, 1)
+        chain.finals = self._finals(path, named, exposed)
+
+    def _collect(self, w: Writer, stub: Stub) -> Values:
+        axis, values = stub.attributes["axis"], [value for value in stub.inputs if value is not None]
+        series = self._rolling.stacked(w, [_unwrapped(value) for value in values]) if self._rolling else None
+        if series is None:  # the two traces will differ
+            return [w.concat([w.unsqueeze(value, axis) for value in values], axis)]
+        rank = 3 if series.shape is None else len(series.shape)
+        return [w.transpose(series, [*range(1, axis + 1), 0, *range(axis + 1, rank)])]
 
     def _pack(self, w: Writer, stub: Stub) -> Values:
         from bridge.graph.sequences import valid_steps
@@ -221,6 +294,7 @@ WRITERS: Final = {
     "Step": Splice._step,  # noqa: SLF001
     "Pack": Splice._pack,  # noqa: SLF001
     "Pad": Splice._pad,  # noqa: SLF001
+    "Collect": Splice._collect,  # noqa: SLF001
 }
 """What writes each stub."""
 
@@ -232,6 +306,17 @@ def _joined(path: str, name: str) -> str:
 def _time_major(w: Writer, x: ir.Value, batch_axis: int) -> ir.Value:
     rank = 3 if x.shape is None else len(x.shape)
     return w.transpose(x, (1, 0, *range(2, rank))) if batch_axis == 0 else x
+
+
+def _unwrapped(value: ir.Value) -> ir.Value:
+    """`value` without an Unsqueeze whose axis a Squeeze takes away again."""
+    outer = value.producer()
+    inner = None if outer is None or outer.op_type != "Squeeze" else _producer(outer.inputs[0])
+    return inner.inputs[0] if inner is not None and inner.op_type == "Unsqueeze" and inner.inputs[0] else value
+
+
+def _producer(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
 
 
 def _longest(w: Writer, lengths: ir.Value) -> ir.Value:

@@ -135,6 +135,31 @@ def settle(model: ir.Model, opset: int, where: str) -> None:
     check(model, where)
 
 
+def same_graph(first: ir.Model, second: ir.Model) -> bool:
+    """Whether two models are the same nodes in the same order over the same constants, whatever they are called."""
+    return _outline(first) == _outline(second)
+
+
+def _outline(model: ir.Model) -> list[Any]:
+    numbers: dict[int, int] = {}
+
+    def number(value: ir.Value | None) -> Any:
+        if value is None:
+            return None
+        if value.const_value is not None and value.producer() is None:
+            array = value.const_value.numpy()
+            return array.dtype.name, array.shape, array.tobytes()
+        return numbers.setdefault(id(value), len(numbers))
+
+    lines: list[Any] = [[number(value) for value in model.graph.inputs]]
+    for node in model.graph.all_nodes():
+        attributes = sorted((name, str(attribute.value)) for name, attribute in node.attributes.items()
+                            if attribute.type.name not in ("GRAPH", "GRAPHS"))  # fmt: skip
+        lines.append((node.domain, node.op_type, attributes, [number(value) for value in node.inputs],
+                      [number(value) for value in node.outputs]))  # fmt: skip
+    return [*lines, [number(value) for value in model.graph.outputs]]
+
+
 def check(model: ir.Model, where: str) -> None:
     """ONNX's full check and strict shape inference, without the weights' values.
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 DOMAIN: Final = "bridge.stub"
 """The operator domain of stubs; no model that leaves bridge has a node of it."""
 
+KINDS: Final = ("float", "double", "float16", "bfloat16", "int64", "int32", "bool")
+"""The element types that stubs take and give."""
+
 Written = Sequence["ir.Value | None"]
 WriteStub = Callable[[Writer, "ir.Node"], Written]
 
@@ -32,7 +35,7 @@ def stub_recorder(name: str, inputs: Sequence[str], attributes: Mapping[str, str
     from onnxscript.values import Op, Opset
 
     kinds = OpSchema.AttrType
-    types = [f"tensor({kind})" for kind in ("float", "double", "float16", "bfloat16", "int64", "int32")]
+    types = [f"tensor({kind})" for kind in KINDS]
     schema = onnx.defs.OpSchema(
         name, DOMAIN, 1,
         inputs=[OpSchema.FormalParameter(label, f"T{at}", param_option=OpSchema.FormalParameterOption.Optional)
@@ -48,6 +51,27 @@ def stub_recorder(name: str, inputs: Sequence[str], attributes: Mapping[str, str
     def record(*arguments: Any) -> Any:
         tensors, values = arguments[: len(inputs)], arguments[len(inputs) :]
         return operator(*tensors, **dict(zip(attributes, values, strict=True)))
+
+    return record
+
+
+def collection_recorder() -> Callable[..., Any]:
+    """The same for an operator that takes a list of tensors, a size and an axis: the stub `Collect`."""
+    import onnx
+    from onnx.defs import OpSchema
+    from onnxscript.values import Op, Opset
+
+    types = [f"tensor({kind})" for kind in KINDS]
+    values = OpSchema.FormalParameter("values", "T", param_option=OpSchema.FormalParameterOption.Variadic)
+    schema = onnx.defs.OpSchema(
+        "Collect", DOMAIN, 1, inputs=[values], outputs=[OpSchema.FormalParameter("y", "T")],
+        type_constraints=[("T", types, "")],
+        attributes=[OpSchema.Attribute("axis", OpSchema.AttrType.INT, required=False)],
+    )  # fmt: skip
+    operator = Op(Opset(DOMAIN, 1), "Collect", op_schema=schema)
+
+    def record(values: Any, _total: Any, axis: int) -> Any:
+        return operator(*values, axis=axis)
 
     return record
 

@@ -29,6 +29,7 @@ CHOSEN = (
     "LSTM x2 bidirectional, all", "RNN relu x1, last", "states given, LSTM x2", "unbatched LSTM",
     "packed GRU bidirectional x2, total_length", "packed, arithmetic on the data", "packed, the longest length used",
     "Conv2d, BatchNorm, pooling, GRU", "proj_size", "LSTMCell once, given state", "torch.cond",
+    "two cells in a loop over the steps",
 )  # fmt: skip
 """One of each kind; scripts/whole-models runs them all."""
 
@@ -61,7 +62,7 @@ class Nested(nn.Module):
         self.decoder = nn.GRUCell(2 * HIDDEN, HIDDEN)
         self.head = nn.Linear(HIDDEN, 2)
 
-    def forward(self, frames):  # noqa: ANN
+    def forward(self, frames):
         y, _ = self.encoder["rnn"](frames)
         return self.head(self.decoder(y[:, -1]))
 
@@ -173,12 +174,12 @@ def test_verify_runs_the_model_itself_and_its_import() -> None:
 
 
 class Branching(nn.Module):
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         return x * 2 if x.sum() > 0 else x
 
 
 class Unwritable(nn.Module):
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         return torch.linalg.svd(x).S
 
 
@@ -187,11 +188,12 @@ class Stepping(nn.Module):
         super().__init__()
         self.cell = nn.RNNCell(INPUTS, HIDDEN)
 
-    def forward(self, x):  # noqa: ANN
-        h = None
+    def forward(self, x):
+        h, most = None, 0
         for step in x.unbind(1):
             h = self.cell(step, h)
-        return h * h.sum()
+            most = most + h
+        return most
 
 
 class Hidden(nn.Module):
@@ -199,7 +201,7 @@ class Hidden(nn.Module):
         super().__init__()
         self.layers = [nn.GRU(INPUTS, HIDDEN, batch_first=True)]
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         return self.layers[0](x)[0]
 
 
@@ -208,7 +210,7 @@ class Noisy(nn.Module):
         super().__init__()
         self.rnn = nn.GRU(INPUTS, HIDDEN, batch_first=True)
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         return self.rnn(x + torch.rand_like(x))[0]
 
 
@@ -220,7 +222,7 @@ def after(tail: nn.Module) -> nn.Module:
             super().__init__()
             self.rnn, self.tail = nn.LSTM(INPUTS, HIDDEN, batch_first=True), tail
 
-        def forward(self, x):  # noqa: ANN
+        def forward(self, x):
             return self.tail(self.rnn(x)[0])
 
     return Model()
@@ -293,7 +295,7 @@ class Remembering(nn.Module):
         self.register_buffer("count", torch.zeros(()))
         self.last = None
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         self.last = x.shape
         return self.rnn(x)[0] + self.count
 

@@ -15,7 +15,7 @@ class Resemblyzer(nn.Module):
         self.lstm = nn.LSTM(40, 256, 3, batch_first=True)
         self.linear = nn.Linear(256, 256)
 
-    def forward(self, mels):  # noqa: ANN
+    def forward(self, mels):
         _, (hidden, _) = self.lstm(mels)
         raw = torch.relu(self.linear(hidden[-1]))
         return raw / torch.norm(raw, dim=1, keepdim=True)
@@ -28,7 +28,7 @@ class Separable(nn.Module):
         self.bn1, self.bn2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
         self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         return torch.relu(self.bn2(self.pointwise(torch.relu(self.bn1(self.depthwise(x))))))
 
 
@@ -44,7 +44,7 @@ class Legere(nn.Module):
         self.rnn = nn.GRU(192, 128, batch_first=True, bidirectional=True)
         self.head = nn.Linear(256, 122)
 
-    def forward(self, images):  # noqa: ANN
+    def forward(self, images):
         features = self.blocks(self.stem(images)).squeeze(2).transpose(1, 2)
         return self.head(self.rnn(features)[0])
 
@@ -61,7 +61,7 @@ class Silero(nn.Module):
         self.lstm_cell = nn.LSTMCell(128, 128)
         self.final_conv = nn.Conv1d(128, 1, 1)
 
-    def forward(self, window, h, c):  # noqa: ANN
+    def forward(self, window, h, c):
         spectrum = self.stft_conv(functional.pad(window, (0, 64), "reflect")[:, None])
         x = torch.sqrt(spectrum[:, :129] ** 2 + spectrum[:, 129:] ** 2)
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):

@@ -95,7 +95,7 @@ class Tagger(nn.Module):
         directions = 2 if rnn.bidirectional else 1
         self.head = nn.Linear(directions * (getattr(rnn, "proj_size", 0) or rnn.hidden_size), CLASSES)
 
-    def forward(self, x, *states):  # noqa: ANN (torch binds the names)
+    def forward(self, x, *states):
         hx = None if not states else states[0] if len(states) == 1 else states
         y, final = self.rnn(x, hx)
         if self.take == "all":
@@ -115,7 +115,7 @@ class StateTagger(nn.Module):
         super().__init__()
         self.rnn = rnn
 
-    def forward(self, x, h, c):  # noqa: ANN
+    def forward(self, x, h, c):
         y, (h, c) = self.rnn(x, (h, c))
         return y, h, c
 
@@ -125,7 +125,7 @@ class Unbatched(nn.Module):
         super().__init__()
         self.rnn = rnn
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         y, final = self.rnn(x)
         return torch.tanh(y), final
 
@@ -137,7 +137,7 @@ class Zeros(nn.Module):
         super().__init__()
         self.rnn = rnn
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         zeros = torch.zeros(self.rnn.num_layers, x.size(0), self.rnn.hidden_size, device=x.device)
         return self.rnn(x, (zeros, zeros.clone()))[0]
 
@@ -150,7 +150,7 @@ class Learned(nn.Module):
         self.rnn = nn.GRU(INPUTS, HIDDEN, batch_first=True)
         self.start = nn.Parameter(torch.linspace(-1, 1, HIDDEN).reshape(1, 1, HIDDEN))
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         return self.rnn(x, self.start.expand(-1, x.size(0), -1).contiguous())
 
 
@@ -161,7 +161,7 @@ class Shared(nn.Module):
         super().__init__()
         self.rnn = nn.LSTM(INPUTS, HIDDEN, batch_first=True)
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         first, state = self.rnn(x)
         second, _ = self.rnn(x.flip(1), state)
         return first + second
@@ -176,7 +176,7 @@ class Residual(nn.Module):
         self.layers = nn.ModuleList(kind(HIDDEN, HIDDEN, batch_first=True) for _ in range(count))
         self.norms = nn.ModuleList(nn.LayerNorm(HIDDEN) for _ in range(count))
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         x = self.into(x)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = norm(x + layer(x)[0])
@@ -192,7 +192,7 @@ class EncoderDecoder(nn.Module):
         self.decoder = kind(INPUTS, HIDDEN, batch_first=True)
         self.head = nn.Linear(2 * HIDDEN, CLASSES)
 
-    def forward(self, source, target):  # noqa: ANN
+    def forward(self, source, target):
         memory, state = self.encoder(source)
         y, _ = self.decoder(target, state)
         weights = torch.softmax(y @ memory.transpose(1, 2) / HIDDEN**0.5, -1)
@@ -210,7 +210,7 @@ class TextTagger(nn.Module):
         self.drop = nn.Dropout(0.3)
         self.head = nn.Linear(HIDDEN * (2 if rnn.bidirectional else 1), CLASSES)
 
-    def forward(self, text):  # noqa: ANN
+    def forward(self, text):
         return self.head(self.drop(self.rnn(self.embedding(text))[0])).argmax(-1)
 
 
@@ -223,7 +223,7 @@ class Convolutional(nn.Module):
         self.rnn = nn.GRU(4, HIDDEN, bidirectional=True, batch_first=True)
         self.head = nn.Linear(2 * HIDDEN, CLASSES)
 
-    def forward(self, image):  # noqa: ANN
+    def forward(self, image):
         y = self.conv(image)
         y = y.permute(0, 3, 1, 2).flatten(2)
         return self.head(self.rnn(y)[0])
@@ -235,7 +235,7 @@ class Conv1d(nn.Module):
         self.conv = nn.Conv1d(INPUTS, 4, 3, padding=1)
         self.rnn = nn.LSTM(4, HIDDEN, bidirectional=True)
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         y = functional.gelu(self.conv(x.transpose(1, 2))).permute(2, 0, 1)
         return self.rnn(y)[0].transpose(0, 1)
 
@@ -248,7 +248,7 @@ class Transformer(nn.Module):
         self.rnn = nn.GRU(INPUTS, 4, batch_first=True)
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         y, _ = self.rnn(x)
         return self.attention(y, y, y, need_weights=False)[0]
 
@@ -261,7 +261,7 @@ class Packed(nn.Module):
         super().__init__()
         self.rnn, self.total, self.enforce_sorted, self.value = rnn, total, enforce_sorted, value
 
-    def forward(self, x, lengths):  # noqa: ANN
+    def forward(self, x, lengths):
         first = self.rnn.batch_first
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=first, enforce_sorted=self.enforce_sorted)
         y, final = self.rnn(packed)
@@ -279,7 +279,7 @@ class PackedStack(nn.Module):
         self.second = nn.GRU(2 * HIDDEN, HIDDEN, batch_first=True)
         self.between, self.touch = nn.Linear(2 * HIDDEN, 2 * HIDDEN), touch
 
-    def forward(self, x, lengths):  # noqa: ANN
+    def forward(self, x, lengths):
         y, _ = self.first(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
         if self.touch:
             y = PackedSequence(torch.tanh(self.between(y.data)), y.batch_sizes, y.sorted_indices, y.unsorted_indices)
@@ -294,7 +294,7 @@ class PackedMean(nn.Module):
         super().__init__()
         self.rnn = nn.GRU(INPUTS, HIDDEN, batch_first=True)
 
-    def forward(self, x, lengths):  # noqa: ANN
+    def forward(self, x, lengths):
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
         mask = torch.arange(y.size(1))[None, :] < lengths[:, None]
@@ -308,7 +308,7 @@ class Masked(nn.Module):
         super().__init__()
         self.rnn = nn.RNN(INPUTS, HIDDEN, nonlinearity="relu", batch_first=True)
 
-    def forward(self, x, lengths):  # noqa: ANN
+    def forward(self, x, lengths):
         y, _ = self.rnn(x)
         mask = torch.arange(x.size(1))[None, :] < lengths[:, None]
         return torch.where(mask[:, :, None], y, torch.zeros_like(y)).amax(1)
@@ -321,7 +321,7 @@ class OneStep(nn.Module):
         super().__init__()
         self.cell, self.given = cell, given
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         x = x[:, -1]
         if not self.given:
             return self.cell(x)
@@ -336,7 +336,7 @@ class FixedSteps(nn.Module):
         super().__init__()
         self.cell = nn.GRUCell(INPUTS, HIDDEN)
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         h = None
         for _ in range(3):
             h = self.cell(x[:, 0], h)
@@ -350,7 +350,7 @@ class Loop(nn.Module):
         super().__init__()
         self.cell = cell
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         h = torch.zeros(x.size(0), HIDDEN)
         state = (h, h) if isinstance(self.cell, nn.LSTMCell) else h
         outputs = []
@@ -360,6 +360,71 @@ class Loop(nn.Module):
         return torch.stack(outputs, 1)
 
 
+class LoopStack(nn.Module):
+    """Two cells in a loop over the steps, a head on each step, the last state out as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(INPUTS, 4)
+        self.first, self.second = nn.LSTMCell(4, HIDDEN), nn.GRUCell(HIDDEN, HIDDEN)
+        self.drop, self.head = nn.Dropout(0.2), nn.Linear(HIDDEN, CLASSES)
+
+    def forward(self, x):
+        first, second, outputs = None, None, []
+        for step in x.unbind(1):
+            first = self.first(torch.relu(self.into(step)), first)
+            second = self.second(self.drop(torch.tanh(first[0])), second)
+            outputs.append(torch.log_softmax(self.head(second), -1).unsqueeze(1))
+        y = torch.cat(outputs, 1)
+        return y / x.size(1), second, first[1], y.mean(1)
+
+
+class LoopSum(nn.Module):
+    """A loop that adds up what it computes: more than stepping a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(INPUTS, HIDDEN)
+
+    def forward(self, x):
+        h, total = torch.zeros(x.size(0), HIDDEN), torch.zeros(x.size(0), HIDDEN)
+        for at in range(x.size(1)):
+            h = self.cell(x[:, at], h)
+            total = total + h
+        return total
+
+
+class LoopSometimes(nn.Module):
+    """A loop that does something else at some steps, none of which a short trace meets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(INPUTS, HIDDEN)
+
+    def forward(self, x):
+        h, outputs = torch.zeros(x.size(0), HIDDEN), []
+        for at, step in enumerate(x.transpose(0, 1)):
+            h = self.cell(step, h)
+            if at > 4:
+                h = h * 0.5
+            outputs.append(h)
+        return torch.stack(outputs)
+
+
+class LoopBackwards(nn.Module):
+    """A loop from the last step to the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.RNNCell(INPUTS, HIDDEN)
+
+    def forward(self, x):
+        h = torch.zeros(x.size(0), HIDDEN)
+        for at in range(x.size(1) - 1, -1, -1):
+            h = self.cell(x[:, at], h)
+        return h
+
+
 class Branches(nn.Module):
     """A layer in both branches of torch.cond."""
 
@@ -367,7 +432,7 @@ class Branches(nn.Module):
         super().__init__()
         self.one, self.other = nn.GRU(INPUTS, HIDDEN, batch_first=True), nn.GRU(INPUTS, HIDDEN, batch_first=True)
 
-    def forward(self, x):  # noqa: ANN
+    def forward(self, x):
         if not torch.compiler.is_exporting():  # torch.cond itself runs no recurrent layer
             return (self.one if x.sum() > 0 else self.other)(x)[0]
         return torch.cond(x.sum() > 0, lambda x: self.one(x)[0], lambda x: self.other(x)[0], (x,))
@@ -380,7 +445,7 @@ class Keywords(nn.Module):
         super().__init__()
         self.rnn = nn.LSTM(INPUTS, HIDDEN, 2, batch_first=True)
 
-    def forward(self, frames, scale):  # noqa: ANN
+    def forward(self, frames, scale):
         y, state = self.rnn(frames * scale[:, :, None])
         return y, {"state": state}
 
@@ -392,7 +457,7 @@ def keywords(batch: int, time: int, rng: np.random.Generator) -> Arrays:
 class Sub(nn.LSTM):
     """A subclass with a forward of its own that calls torch's."""
 
-    def forward(self, x, hx=None):  # noqa: ANN
+    def forward(self, x, hx=None):
         y, state = super().forward(x * 0.5, hx)
         return y + 1, state
 
@@ -505,8 +570,12 @@ def all_cases() -> list[Case]:
         ],
         Case("GRUCell three times", FixedSteps, batch_first, 3),
         *[
-            Case(f"{kind.__name__} in a loop over time", lambda k=kind: Loop(k(INPUTS, HIDDEN)), batch_first, 0, 1)
+            Case(f"{kind.__name__} in a loop over time", lambda k=kind: Loop(k(INPUTS, HIDDEN)), batch_first, 1)
             for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
         ],
+        Case("two cells in a loop over the steps", LoopStack, batch_first, 2),
+        Case("a loop that sums", LoopSum, batch_first, 0, refused="does more than step a cell"),
+        Case("a loop with an exception", LoopSometimes, batch_first, 0, refused="if at > 4:"),
+        Case("a loop backwards", LoopBackwards, batch_first, 0, refused="range(x.size(1) - 1, -1, -1)"),
         Case("torch.cond", Branches, batch_first, 2),
     ]  # fmt: skip
