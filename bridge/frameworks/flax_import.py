@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -269,7 +269,8 @@ def _run_recurrent(
     """A fused node by its native cells: Y [T, D, N, H], Y_h and, for LSTM, Y_c [D, N, H]."""
     import jax.numpy as jnp
 
-    ways = ("forward", "reverse") if direction == "bidirectional" else (direction,)
+    both: tuple[Literal["forward"], Literal["reverse"]] = ("forward", "reverse")
+    ways = both if direction == "bidirectional" else both[:1] if direction == "forward" else both[1:]
     runs = []
     for at, (native, params, way) in enumerate(zip(natives, held, ways, strict=True)):
         h, c = (None if state is None else state[at : at + 1] for state in (initial_h, initial_c))
