@@ -20,7 +20,7 @@ import numpy as np
 from bridge.cell import GATES, Cell, Direction, Op
 from bridge.errors import BadInput
 from bridge.layout import Columns
-from bridge.ops import recurrent_jax
+from bridge.ops import backend_jax_recurrent
 from bridge.ops.backend import Array, Backend
 from bridge.ops.recurrent_steps import (
     Side,
@@ -190,10 +190,10 @@ def _run_side(side: Side, X: Array, mask: Array | None, start: State, reverse: b
     """Y [T, N, H] and the final state of one direction."""
     backend, step, hoisted = side.backend, STEPS[side.cell.op], True
     if backend.name == "jax":
-        side, step = recurrent_jax.faster(side, step)
-        form = recurrent_jax.form_of(side, step, X, mask)
+        side, step = backend_jax_recurrent.faster(side, step)
+        form = backend_jax_recurrent.form_of(side, step, X, mask)
         if form == "transposed":
-            return recurrent_jax.transposed(side, X, start, reverse)
+            return backend_jax_recurrent.transposed(side, X, start, reverse)
         hoisted = form == "hoisted"
     where, zeros, bias = backend.xp.where, backend.xp.zeros_like, hoisted_bias(side)
 

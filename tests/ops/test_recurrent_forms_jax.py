@@ -13,7 +13,7 @@ from bridge.cell import Cell
 from bridge.frameworks.flax_loop import one_direction
 from bridge.layout import template
 from bridge.layout.convert import read_params
-from bridge.ops import recurrent_jax
+from bridge.ops import backend_jax_recurrent
 
 T, N, INPUTS, H = 4, 3, 2, 5
 LAYOUTS = {"flax.nnx.OptimizedLSTMCell": 2, "flax.linen.LSTMCell": 2, "flax.nnx.GRUCell": 1, "flax.nnx.SimpleCell": 1}
@@ -48,9 +48,9 @@ def test_every_form_is_the_referee(layout: str, form: str, monkeypatch: pytest.M
         return sum((output * (at + 1.3)).sum() for at, output in enumerate(run(params, states)))
 
     expected_gradient = jax.grad(loss, argnums=(0, 1))(params, states)
-    monkeypatch.setattr(recurrent_jax, "HOISTED_BYTES", FORMS[form][0])
-    monkeypatch.setattr(recurrent_jax, "WIDE_BATCH", FORMS[form][1])
-    monkeypatch.setattr(recurrent_jax, "WIDE_HIDDEN", 1)
+    monkeypatch.setattr(backend_jax_recurrent, "HOISTED_BYTES", FORMS[form][0])
+    monkeypatch.setattr(backend_jax_recurrent, "WIDE_BATCH", FORMS[form][1])
+    monkeypatch.setattr(backend_jax_recurrent, "WIDE_HIDDEN", 1)
     cell = read_params(layout, params, **options)
     cell = Cell(cell.op, cell.W, cell.R, cell.B, direction=direction, activations=cell.activations,
                 linear_before_reset=cell.linear_before_reset)  # fmt: skip
@@ -67,8 +67,8 @@ def test_every_form_is_the_referee(layout: str, form: str, monkeypatch: pytest.M
 def test_the_form_follows_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     layout = "flax.nnx.OptimizedLSTMCell"
     seen = []
-    original = recurrent_jax.form_of
-    monkeypatch.setattr(recurrent_jax, "form_of", lambda *given: seen.append(original(*given)) or seen[-1])
+    original = backend_jax_recurrent.form_of
+    monkeypatch.setattr(backend_jax_recurrent, "form_of", lambda *given: seen.append(original(*given)) or seen[-1])
     for batch, steps, inputs, hidden in ((1, 1, 40, 256), (8, 100, 64, 128), (32, 200, 512, 512), (8, 200, 64, 1024)):
         params = template(layout, inputs, hidden).params
         x = jax.ShapeDtypeStruct((steps, batch, inputs), np.float32)
