@@ -269,7 +269,7 @@ def _run_recurrent(
     """A fused node by its native cells: Y [T, D, N, H], Y_h and, for LSTM, Y_c [D, N, H]."""
     import jax.numpy as jnp
 
-    both: tuple[Literal["forward"], Literal["reverse"]] = ("forward", "reverse")
+    both: tuple[Literal["forward", "reverse"], ...] = ("forward", "reverse")
     ways = both if direction == "bidirectional" else both[:1] if direction == "forward" else both[1:]
     runs = []
     for at, (native, params, way) in enumerate(zip(natives, held, ways, strict=True)):
