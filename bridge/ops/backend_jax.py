@@ -131,12 +131,14 @@ class JaxBackend:
         """
         import jax
 
-        before, after = jax.eval_shape(lambda values: values, carry), jax.eval_shape(step, carry)
-        shapes = [[f"{v.dtype}{list(v.shape)}" for v in values] for values in (before, after)]
-        if shapes[0] != shapes[1]:
+        try:
+            return tuple(jax.lax.while_loop(holds, step, carry))
+        except TypeError as error:
+            before, after = _described(carry), _described(jax.eval_shape(step, carry))
+            if before == after:
+                raise
             raise Unsupported("a step changes the shape or dtype of a state, which jit cannot follow", where="Loop",
-                              got=shapes[1], expected=shapes[0])  # fmt: skip
-        return tuple(jax.lax.while_loop(holds, step, carry))
+                              got=after, expected=before) from error  # fmt: skip
 
     def scan(
         self, body: Callable[[Values, Values], tuple[Values, Values]], carry: Values, xs: Values, reverse: bool = False
@@ -154,12 +156,19 @@ class JaxBackend:
         known = self.concrete(predicate)
         if known is not None:
             return then() if bool(known.reshape(())) else otherwise()
-        shapes = [[f"{v.dtype}{list(v.shape)}" for v in jax.eval_shape(branch)] for branch in (then, otherwise)]
-        if shapes[0] != shapes[1]:
+        try:
+            return tuple(jax.lax.cond(self.xp.reshape(predicate, ()), then, otherwise))
+        except TypeError as error:
+            shapes = [_described(jax.eval_shape(branch)) for branch in (then, otherwise)]
+            if shapes[0] == shapes[1]:
+                raise
             raise Unsupported("the branches differ in shape or dtype, which jit cannot follow", where="If",
                               got=shapes[1], expected=shapes[0],
-                              do="fix the inputs of the condition at import: static={...}")  # fmt: skip
-        return tuple(jax.lax.cond(self.xp.reshape(predicate, ()), then, otherwise))
+                              do="fix the inputs of the condition at import: static={...}") from error  # fmt: skip
+
+
+def _described(values: Values) -> list[str]:
+    return [f"{value.dtype}{list(value.shape)}" for value in values]
 
 
 def _check_width(value: Any) -> None:

@@ -120,8 +120,10 @@ def resolve(table: Mapping[Key, Handler], domain: str, op: str, opset: int) -> H
     domain = "" if domain == "ai.onnx" else domain
     if domain == "" and opset > NEWEST_OPSET:
         return None
-    versions = [since for (of, name, since) in table if (of, name) == (domain, op) and since <= opset]
-    return table[domain, op, max(versions)] if versions else None
+    for since in range(min(opset, NEWEST_OPSET), 0, -1):
+        if (domain, op, since) in table:
+            return table[domain, op, since]
+    return None
 
 
 def _handler(function: Callable[..., Any], label: Label) -> Handler:

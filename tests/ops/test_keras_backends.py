@@ -15,8 +15,10 @@ from bridge.ops.backend_keras import KerasBackend
 from tests.ops.agreement import assert_agrees
 from tests.ops.rows import rows
 
-FAMILIES = {"LSTM", "GRU", "RNN", "Scan", "If", "Conv", "Gemm", "Slice", "Pad", "GatherND", "GatherElements",
-            "ReverseSequence", "CumSum", "Softmax", "Max", "Clip", "Where", "Split", "ReduceProd", "ArgMax", "Cast"}
+FAMILIES = {"LSTM", "GRU", "RNN", "Scan", "If", "Loop", "Conv", "ConvTranspose", "MaxPool", "Resize", "Gemm", "Einsum",
+            "Slice", "Pad", "GatherND", "GatherElements", "ScatterND", "ReverseSequence", "CumSum", "Softmax", "TopK",
+            "LayerNormalization", "Max", "Clip", "Where", "Split", "ReduceProd", "ArgMax", "Cast", "DFT", "BitShift",
+            "QuantizeLinear", "Atanh"}
 chosen = list({row.op: row for row in rows() if row.op in FAMILIES}.values())  # the last row of each
 for row in chosen:
     try:
