@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -260,6 +261,21 @@ def test_all_that_cannot_be_written_is_named_in_one_error(tmp_path: Path) -> Non
     with pytest.raises(Unsupported, match="If whose condition depends on inputs"):
         write_code(branching(rank_decides=False), tmp_path / "code")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_a_hostile_model_stay_names(tmp_path: Path) -> None:
+    w = Writer()
+    bad = '"""\n    import os\n    os.abort()\n"""'
+    x, other = w.input("self", "float32", [f"batch\n        {bad}", 3]), w.input("lambda", "float32", ["batch", 3])
+    weight = w.constant(np.eye(3, dtype=np.float32), f"{bad}.eval.weight")
+    w.output(w.op("Add", w.op("MatMul", x, weight, name=bad), other), bad)
+    text = code_of(w.model(), tmp_path / "code", inputs={"self": np.ones((2, 3), np.float32),
+                                                        "lambda": np.ones((2, 3), np.float32)})  # fmt: skip
+    assert "def __call__(self, self2, lambda_):" in text
+    imported = [
+        alias.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import) for alias in node.names
+    ]
+    assert imported == ["functools", "jax.numpy"]
 
 
 @pytest.fixture

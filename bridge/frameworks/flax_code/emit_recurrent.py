@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from bridge.cell import Activation, Cell
+from bridge.errors import Unsupported
 from bridge.frameworks.flax_code.code import Code, literal
 from bridge.frameworks.flax_code.emit_layers import layer_call
 from bridge.frameworks.flax_code.emit_shape import size
@@ -169,7 +170,7 @@ def _function(code: Code, value: str | Activation) -> str:
         if isinstance(base, Activation) and isinstance(value, Activation) and base.name == value.name:
             code.imports.add("import functools")
             return f"functools.partial(jax.nn.{name}, {keyword}={literal(np.float32(value.alpha))})"
-    raise AssertionError(f"fit gave an activation that no function has: {value}")
+    raise Unsupported("jax.nn has no function that computes an activation", where="flax-code", got=value)
 
 
 def _outputs(run: Run) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 # ruff: noqa: A002  (an emitter's signature is the ONNX schema)
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any, Final
@@ -80,4 +81,6 @@ def cumsum(site: Site, x: Operand, axis: Operand, *, exclusive: int = 0, reverse
 def einsum(site: Site, *Inputs: Operand, equation: Any) -> Operand:
     """Sums of products by subscripts."""
     text = equation.decode() if isinstance(equation, bytes) else equation
+    if not re.fullmatch(r"[A-Za-z,.> -]+", text):
+        site.refuse("an equation of other letters", got=text[:40])
     return site.emit(f'jnp.einsum("{text}", {", ".join(map(site.ref, Inputs))})')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,8 +65,18 @@ def clean(name: str) -> str:
     >>> clean("state.h-0"), clean("387")
     ('state_h_0', 'n387')
     """
-    cleaned = re.sub(r"\W+", "_", name).strip("_")
+    cleaned = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
+    cleaned = f"{cleaned}_" if keyword.iskeyword(cleaned) else cleaned
     return f"n{cleaned}" if cleaned[:1].isdigit() else cleaned
+
+
+def quiet(text: str) -> str:
+    """Text of a model file as it may stand in a comment or a docstring: on one line, and no way out of it.
+
+    >>> quiet("a' + 'b; import os #")
+    'a_ + _b_ import os _'
+    """
+    return re.sub(r"[^\w .,:+*/()\[\]<>-]+", "_", text, flags=re.ASCII)[:200]
 
 
 def _says_operator(part: str, fallback: str) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from bridge.frameworks.flax_code.layers import quiet
 from bridge.frameworks.flax_code.render import body, fitted, free_name, shape_comment, sizes_text
 from bridge.frameworks.flax_code.walking import Written
 
@@ -40,7 +41,8 @@ def module_text(written: Written, title: str) -> str:
     text = "\n".join([f"    def __call__(self, {', '.join(_arguments(written))}):", *(
         fitted(line.text, 8, line.comment) for line in lines)])  # fmt: skip
     init = "\n".join(_attributes(code)) or "        pass"
-    parts = [f'"""{title}"""', _imports(code, text + init), *(HELPERS[name].rstrip() for name in sorted(code.helpers)),
+    helpers = [HELPERS[name].rstrip() for name in sorted(code.helpers)]
+    parts = [f'"""{quiet(title)}"""', _imports(code, text + init), *helpers,
              f"class Model(nnx.Module):\n{_docstring(written)}\n\n    def __init__(self, *, rngs):\n{init}\n\n{text}",
              LOAD.rstrip()]  # fmt: skip
     return parts[0] + "\n\n" + parts[1] + "\n\n\n" + "\n\n\n".join(parts[2:]) + "\n"
@@ -49,14 +51,14 @@ def module_text(written: Written, title: str) -> str:
 def _arguments(written: Written) -> list[str]:
     names: list[str] = []
     for tensor in written.inputs.values():
-        names.append(free_name(tensor.hint, set(names)))
+        names.append(free_name(tensor.hint, {"self", *names}))
     return names
 
 
 def _docstring(written: Written) -> str:
     shapes = [f"{name} {shape_comment(tensor)[2:]}".strip() for name, tensor in zip(
         _arguments(written), written.inputs.values(), strict=True)]  # fmt: skip
-    results = [f"{name} {sizes_text(dims)}".strip() for name, dims in written.shapes.items()]
+    results = [f"{quiet(name)} {sizes_text(dims)}".strip() for name, dims in written.shapes.items()]
     line = f'    """{", ".join(shapes)} -> {", ".join(results)}."""'
     if len(line) <= 120:
         return line

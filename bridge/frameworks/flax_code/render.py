@@ -19,6 +19,9 @@ WIDTH: Final = 120
 FOLDED: Final = 88
 """An expression is folded into the one line that reads it up to this width."""
 
+IMPORTED: Final = frozenset({"jax", "jnp", "nnx", "zero_padding"})
+"""Names that the code of a call uses."""
+
 ACTIVATIONS: Final = re.compile(r"^(-|~|jax\.nn\.\w+\(|jnp\.(tanh|abs|exp|log|sqrt|clip|maximum|minimum)\()§\d+§")
 """Expressions that read well around the call that makes their input."""
 
@@ -126,7 +129,7 @@ def _names(statements: list[Statement], written: Written) -> dict[int, str]:
     last |= dict.fromkeys((n for text in written.outputs.values() for n in _tokens(text)), len(statements))
     names: dict[int, str] = {}
     for tensor in written.inputs.values():
-        names[tensor.number] = free_name(tensor.hint, set(names.values()))
+        names[tensor.number] = free_name(tensor.hint, {"self", *names.values()})
     arguments = set(names.values())
     for at, statement in enumerate(statements):
         for tensor in statement.makes:
@@ -138,9 +141,7 @@ def _names(statements: list[Statement], written: Written) -> dict[int, str]:
 
 def free_name(wanted: str, taken: set[str]) -> str:
     """`wanted`, or the nearest name to it that Python allows and nobody has."""
-    import keyword
-
-    wanted = f"{wanted}_" if keyword.iskeyword(wanted) or wanted in ("jax", "jnp", "nnx") else wanted or "value"
+    wanted = f"{wanted}_" if wanted in IMPORTED else wanted or "value"
     if wanted not in taken:
         return wanted
     return next(name for count in range(2, 10**6) if (name := f"{wanted}{count}") not in taken)

@@ -10,7 +10,7 @@ import numpy as np
 
 from bridge.errors import Unsupported
 from bridge.frameworks.flax_code.code import Code
-from bridge.frameworks.flax_code.layers import layer_name
+from bridge.frameworks.flax_code.layers import layer_name, quiet
 from bridge.frameworks.flax_code.operands import Dims, Operand, Sizes, Tensor, Zeros
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def dims_of(value: ir.Value) -> Dims:
     """The declared or inferred sizes of a value."""
     if value.shape is None:
         return None
-    named = [dim if isinstance(dim, int) else str(dim.value or "?") for dim in value.shape]
+    named = [dim if isinstance(dim, int) else quiet(str(dim.value)) if dim.value else "?" for dim in value.shape]
     return tuple("?" if isinstance(dim, str) and dim.startswith("unk__") else dim for dim in named)
 
 
