@@ -17,7 +17,7 @@ from bridge.frameworks.stack import Stack
 from bridge.frameworks.torch_own import Whole
 from bridge.frameworks.torch_read import read_weights, recurrent_modules
 from bridge.frameworks.torch_whole_capture import FAILURES, INSTEAD, OLDEST, capture, explained, translate
-from bridge.frameworks.torch_whole_inputs import arguments_of, dynamic_shapes, output_names, symbols
+from bridge.frameworks.torch_whole_inputs import arguments_of, dynamic_shapes, fixed_axes, output_names, symbols
 from bridge.frameworks.torch_whole_loops import COUNTS, Loops, without_whole_slices
 from bridge.frameworks.torch_whole_splice import Splice
 from bridge.frameworks.torch_whole_stubs import Trace
@@ -90,17 +90,17 @@ def _finished(
                           )  # fmt: skip
     finishing.rename_symbols(model, work.symbols(symbols(program, options.dynamic), model))
     finishing.name_nodes(model)
-    _describe(model, trace, work)
+    _describe(model, trace, work, fixed_axes(program, options.dynamic))
     finishing.settle(model, options.opset, where)
     return model
 
 
-def _describe(model: ir.Model, trace: Trace, work: Splice) -> None:
+def _describe(model: ir.Model, trace: Trace, work: Splice, fixed: list[str]) -> None:
     model.producer_name, model.producer_version = "rnn-bridge", _version()
     model.metadata_props["bridge.source"] = "torch.nn.Module"
     model.metadata_props["bridge.source_version"] = torch.__version__
     model.metadata_props["bridge.modules"] = json.dumps({path: stack.source for path, stack in work.layers})
-    notes = [note for _, stack in work.layers for note in stack.notes]
+    notes = [*fixed, *(note for _, stack in work.layers for note in stack.notes)]
     if trace.full:
         notes.append("the longest sequence of a packed batch must fill the time axis: other lengths fail when run")
     if notes:

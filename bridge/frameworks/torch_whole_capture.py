@@ -170,10 +170,10 @@ def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
 
 @contextmanager
 def _unchanged(module: nn.Module) -> Iterator[None]:
-    """Attributes, parameters, buffers, hooks and modes of every submodule are put back."""
+    """Attributes, parameters, buffers, hooks, modes, lists and dicts of every submodule are put back."""
     kept = []
     for child in module.modules():
-        inner = {name: value.copy() for name, value in vars(child).items() if isinstance(value, dict)}
+        inner = {name: value.copy() for name, value in vars(child).items() if isinstance(value, dict | list | set)}
         kept.append((child, dict(vars(child)), inner))
     try:
         yield
@@ -184,7 +184,7 @@ def _unchanged(module: nn.Module) -> Iterator[None]:
             for name, value in inner.items():
                 held = vars(child)[name]
                 held.clear()
-                held.update(value)
+                held.extend(value) if isinstance(held, list) else held.update(value)
 
 
 @contextmanager

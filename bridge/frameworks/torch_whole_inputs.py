@@ -115,6 +115,21 @@ def symbols(program: Any, dynamic: object) -> dict[str, str]:
     return names
 
 
+def fixed_axes(program: Any, dynamic: object) -> list[str]:
+    """Notes on axes 0 and 1 that nobody named and that the model itself fixes (channels, layers, features)."""
+    named = set(dynamic) if isinstance(dynamic, Mapping) else set()
+    wanted = set(program.graph_signature.user_inputs) - named
+    notes = []
+    for node in program.graph.nodes:
+        value = node.meta.get("val") if node.op == "placeholder" and node.name in wanted else None
+        if not isinstance(value, torch.Tensor):
+            continue
+        for axis, size in enumerate(value.shape[:2]):
+            number = size if isinstance(size, int) else size.node.maybe_as_int()
+            notes += [] if number is None else [f"{node.name}: axis {axis} is fixed at {number} by the model"]
+    return notes
+
+
 def output_names(program: Any) -> list[str]:
     """Names of the outputs of an exported program. See `named_leaves`."""
     count = len(program.graph_signature.user_outputs)

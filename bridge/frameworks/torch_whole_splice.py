@@ -36,6 +36,10 @@ SYMBOL: Final = r"s\d+"
 """A symbol as torch writes it; anything else is an expression of several."""
 
 
+UNBACKED: Final = r"u\d+"
+"""A size that torch knows only when it runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Padded:
     """The sequence behind packed data."""
@@ -124,6 +128,11 @@ class Splice:
                     free = wanted and wanted not in taken and not self.axes
                     names[label] = wanted if free else f"{value.name}_dim{axis}"
                     taken.add(names[label])
+        for value in model.graph.outputs:  # sizes that hang on values: the longest of several lengths
+            for axis, dim in enumerate(value.shape or ()):
+                label = None if isinstance(dim, int) else dim.value
+                if label is not None and re.fullmatch(UNBACKED, label):
+                    names.setdefault(label, f"{value.name}_dim{axis}")
         return names
 
     def _see(self, x: ir.Value) -> None:

@@ -42,7 +42,10 @@ def tidy(model: ir.Model) -> None:
 
 
 def name_outputs(model: ir.Model, names: Sequence[str]) -> None:
-    """Call the graph's outputs so. A value that is an input too, or two outputs at once, goes by an Identity."""
+    """Call the graph's outputs so, with `_1` where an input has the name.
+
+    A value that is an input too, or two outputs at once, goes by an Identity.
+    """
     import onnx_ir as ir
 
     taken = {str(value.name): value for node in model.graph.all_nodes() for value in node.outputs}
@@ -56,6 +59,8 @@ def name_outputs(model: ir.Model, names: Sequence[str]) -> None:
             value = model.graph.outputs[at] = node.outputs[0]
         seen.add(id(value))
         holder = taken.get(name)
+        if holder is not None and holder.is_graph_input():
+            name, holder = _unused(name, taken), None
         if holder is not None and holder is not value:
             holder.name = _unused(f"{name}_inner", taken)
         taken.pop(str(value.name), None)
@@ -64,22 +69,24 @@ def name_outputs(model: ir.Model, names: Sequence[str]) -> None:
 
 
 def rename_symbols(model: ir.Model, names: Mapping[str, str]) -> None:
-    """Give symbolic sizes other names, also inside expressions such as `s0 + 1`."""
+    """Give symbolic sizes other names, also inside expressions such as `s0 + 1`; a symbol that is a number is one."""
     import onnx_ir as ir
 
-    if not names:
-        return
-    pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
-    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b") if names else None
+    values = [*model.graph.initializers.values()]
     values += [value for graph in model.graphs() for value in (*graph.inputs, *graph.outputs)]
     values += [value for node in model.graph.all_nodes() for value in node.outputs]
+
+    def renamed(dim: Any) -> Any:
+        if isinstance(dim, int) or dim.value is None:
+            return dim
+        label = str(dim.value)
+        label = label if pattern is None else pattern.sub(lambda found: names[found.group()], label)
+        return int(label) if label.isdigit() else label
+
     for value in {id(value): value for value in values}.values():
-        if value.shape is None or all(isinstance(dim, int) for dim in value.shape):
-            continue
-        value.shape = ir.Shape(
-            [dim if isinstance(dim, int) or dim.value is None
-             else pattern.sub(lambda found: names[found.group()], str(dim.value)) for dim in value.shape]
-        )  # fmt: skip
+        if value.shape is not None:
+            value.shape = ir.Shape([renamed(dim) for dim in value.shape])
 
 
 def random_nodes(model: ir.Model) -> list[ir.Node]:

@@ -205,6 +205,13 @@ class Hidden(nn.Module):
         return self.layers[0](x)[0]
 
 
+class Dropping(nn.Module):
+    """Functional dropout, which does not know of eval()."""
+
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5)
+
+
 class Noisy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -243,6 +250,7 @@ REFUSED: dict[str, tuple[Any, type[BridgeError], tuple[str, ...]]] = {
                          ("loop over time", "for step in x.unbind(1):", "nn.LSTM for nn.LSTMCell")),
     "a layer that is no submodule": (lambda: Hidden().eval(), Unsupported, ("no submodule", "nn.ModuleList")),
     "random numbers": (lambda: Noisy().eval(), Unsupported, ("random numbers", "RandomUniform")),
+    "functional dropout": (lambda: after(Dropping()).eval(), Unsupported, ("random numbers", "Dropout")),
     "weights that are NaN": (lambda: nan(after(nn.Tanh())).eval(), BadInput, ("NaN",)),
 }  # fmt: skip
 
@@ -279,6 +287,30 @@ def test_what_cannot_be_carried_is_one_error_and_leaves_nothing(name: str, tmp_p
 def test_a_wrong_call_says_what_is_wrong(options: Any, text: str, nested: Any) -> None:
     with pytest.raises(UsageError, match=text):
         bridge.to_onnx(nested[0], **options)
+
+
+def test_an_axis_that_the_model_fixes_is_noted() -> None:
+    case = CASES["states given, LSTM x2"]
+    model = export(case, built(case))
+    notes = json.loads({entry.key: entry.value for entry in model.metadata_props}["bridge.notes"])
+    assert model.graph.input[1].type.tensor_type.shape.dim[0].dim_value == 2
+    assert notes == ["h: axis 0 is fixed at 2 by the model", "c: axis 0 is fixed at 2 by the model"]
+
+
+class Echo(nn.Module):
+    def forward(self, output):
+        return output, output * 2, output
+
+
+def test_outputs_that_are_inputs_or_one_another_keep_their_names() -> None:
+    model = bridge.to_onnx(nn.Sequential(Echo()), example=(frames(),))
+    assert [entry.name for entry in model.graph.output] == ["output_0", "output_1", "output_2"]
+    assert [entry.name for entry in bridge.to_onnx(Named(), example=(frames(),)).graph.input] == ["output"]
+
+
+class Named(nn.Module):
+    def forward(self, output):
+        return output + 1
 
 
 def test_an_empty_example_is_refused(nested: Any) -> None:
