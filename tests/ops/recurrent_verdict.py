@@ -25,7 +25,7 @@ OVERFLOW = 40.0
 CONCLUSIVE = 64.0
 """Units in the last place of the largest value: a wider bound proves nothing."""
 LOOPS = MappingProxyType({"hoisted": (2**20, 1, 1), "in the loop": (0, N + 1, 1), "transposed": (0, 1, 1)})
-"""The sizes from which bridge.ops.recurrent_jax takes another form of the time loop, set so that it takes this one."""
+"""The sizes from which bridge.ops.backend_jax_recurrent takes another form of the loop, set so that it takes this."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ def judged(case: Case) -> Verdict:
     """Import the case, run it, compare every output."""
     import jax
 
-    from bridge.ops import recurrent_jax
+    from bridge.ops import backend_jax_recurrent
 
     sizes = dict(zip(("HOISTED_BYTES", "WIDE_BATCH", "WIDE_HIDDEN"), LOOPS[case.row["loop"]], strict=True))
     wide = jax.enable_x64(case.row["dtype"] in ("float64", "float32 x64"))
-    with wide, patch.multiple(recurrent_jax, **sizes):
+    with wide, patch.multiple(backend_jax_recurrent, **sizes):
         try:
             actual = imported_outputs(case)
         except BridgeError as error:
