@@ -150,6 +150,8 @@ class Writer:
         """
         import onnx_ir as ir
 
+        from bridge.graph.tensors import ArrayTensor
+
         values = as_array(array, dtype or self.dtype if not isinstance(array, np.ndarray) else dtype)
         if self is not self._root:
             return self._root.constant(values, name)
@@ -158,7 +160,7 @@ class Writer:
         if key in self._shared:
             return self._shared[key]
         fresh = self._values.fresh(name or "constant")
-        tensor = ir.Tensor(values, name=fresh)
+        tensor = ArrayTensor(values, name=fresh)
         value = ir.Value(name=fresh, type=ir.TensorType(tensor.dtype), shape=ir.Shape(values.shape), const_value=tensor)
         self.graph.register_initializer(value)
         self._shared[key] = value  # the tensor keeps the array alive, and with it its id

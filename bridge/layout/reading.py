@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bridge.cell import GATES, Op
 from bridge.errors import BadInput
 from bridge.layout.options import activations_of, check_saturation, constant_value, resolve, variants_for
@@ -263,10 +265,25 @@ def _assemble(layout: Layout, directions: Sequence[dict[Piece, Array]]) -> dict[
         names = [(block, gate) for block in blocks for gate in gate_letters(layout.op, block)]
         if not any(name in pieces for pieces in directions for name in names):
             return None
-        rows = xp.concat([pieces.get(name, zeros) for pieces in directions for name in names], axis=0)
+        rows = _end_to_end([pieces.get(name, zeros) for pieces in directions for name in names], xp)
         return xp.reshape(rows, (len(directions), len(names) * hidden, *rows.shape[1:]))
 
     return {"W": stack("W"), "R": stack("R"), "B": stack("Wb", "Rb"), "P": stack("P")}
+
+
+def _end_to_end(parts: list[Array], xp: Any) -> Array:
+    """The rows of all parts, one after another.
+
+    numpy parts that need no transposition are laid down as one bytes object: an ONNX file takes bytes and nothing
+    else, and a further copy of the weights is a third of an export's time.
+    """
+    first = parts[0]
+    if all(
+        isinstance(part, np.ndarray) and part.flags.c_contiguous and part.dtype == first.dtype for part in parts
+    ) and (first.dtype.kind == "f"):
+        rows = np.frombuffer(b"".join(part.data.cast("B") for part in parts), first.dtype)
+        return rows.reshape((-1, *first.shape[1:]))
+    return xp.concat(parts, axis=0)
 
 
 def namespace(array: Array) -> Any:
