@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridge.frameworks.flax_code import emit_elementwise, emit_layers, emit_recurrent, emit_reduction, emit_shape
+from bridge.frameworks.flax_code import (
+    emit_elementwise,
+    emit_indexing,
+    emit_layers,
+    emit_recurrent,
+    emit_reduction,
+    emit_shape,
+)
 from bridge.frameworks.flax_code.registry import build_table
 
-EMITTERS: Final = build_table((emit_elementwise, emit_layers, emit_recurrent, emit_reduction, emit_shape))
+EMITTERS: Final = build_table(
+    (emit_elementwise, emit_indexing, emit_layers, emit_recurrent, emit_reduction, emit_shape)
+)
 """(domain, operator) -> emitter."""
