@@ -79,6 +79,8 @@ def _finished(
     names = output_names(program)
     work = Splice(layers, options.form, options.states == "inputs")
     work.find_chains(model)
+    fixed = fixed_axes(program, options.dynamic)
+    _check_unrolled(work, fixed, where)
     splice(model, max(OLDEST, options.opset), _dtype(module), work.write)
     model.graph.outputs.extend(value for _, value in work.outputs)
     finishing.name_outputs(model, [*names, *(name for name, _ in work.outputs)])
@@ -90,17 +92,27 @@ def _finished(
                           )  # fmt: skip
     finishing.rename_symbols(model, work.symbols(symbols(program, options.dynamic), model))
     finishing.name_nodes(model)
-    _describe(model, trace, work, fixed_axes(program, options.dynamic))
+    _describe(model, trace, work, fixed)
     finishing.settle(model, options.opset, where)
     return model
 
 
-def _describe(model: ir.Model, trace: Trace, work: Splice, fixed: list[str]) -> None:
+def _check_unrolled(work: Splice, fixed: list[tuple[str, int, int]], where: str) -> None:
+    """Refuse a cell that is stepped as often as an axis is long which the trace has fixed: a `while` over time."""
+    for path, count in work.steps_by_path().items():
+        for name, axis, size in fixed:
+            if count == size > 1:
+                raise Unsupported(f"{path} is stepped over axis {axis} of {name}, which the loop fixes at {size}",
+                                  where=where, do=INSTEAD)  # fmt: skip
+
+
+def _describe(model: ir.Model, trace: Trace, work: Splice, fixed: list[tuple[str, int, int]]) -> None:
     model.producer_name, model.producer_version = "rnn-bridge", _version()
     model.metadata_props["bridge.source"] = "torch.nn.Module"
     model.metadata_props["bridge.source_version"] = torch.__version__
     model.metadata_props["bridge.modules"] = json.dumps({path: stack.source for path, stack in work.layers})
-    notes = [*fixed, *(note for _, stack in work.layers for note in stack.notes)]
+    notes = [f"{name}: axis {axis} is fixed at {size} by the model" for name, axis, size in fixed]
+    notes += (note for _, stack in work.layers for note in stack.notes)
     if trace.full:
         notes.append("the longest sequence of a packed batch must fill the time axis: other lengths fail when run")
     if notes:

@@ -115,19 +115,19 @@ def symbols(program: Any, dynamic: object) -> dict[str, str]:
     return names
 
 
-def fixed_axes(program: Any, dynamic: object) -> list[str]:
-    """Notes on axes 0 and 1 that nobody named and that the model itself fixes (channels, layers, features)."""
+def fixed_axes(program: Any, dynamic: object) -> list[tuple[str, int, int]]:
+    """Input, axis and size of the axes 0 and 1 that nobody named and the model itself fixes (channels, layers, …)."""
     named = set(dynamic) if isinstance(dynamic, Mapping) else set()
     wanted = set(program.graph_signature.user_inputs) - named
-    notes = []
+    found: list[tuple[str, int, int]] = []
     for node in program.graph.nodes:
         value = node.meta.get("val") if node.op == "placeholder" and node.name in wanted else None
         if not isinstance(value, torch.Tensor):
             continue
         for axis, size in enumerate(value.shape[:2]):
             number = size if isinstance(size, int) else size.node.maybe_as_int()
-            notes += [] if number is None else [f"{node.name}: axis {axis} is fixed at {number} by the model"]
-    return notes
+            found += [] if number is None else [(node.name, axis, number)]
+    return found
 
 
 def output_names(program: Any) -> list[str]:

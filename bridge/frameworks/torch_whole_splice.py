@@ -108,6 +108,12 @@ class Splice:
             count = 1 if not node.attributes["cell"].value else 2
             open_ends[tuple(id(value) for value in node.outputs[:count])] = chain
 
+    def steps_by_path(self) -> dict[str, int]:
+        """How often each cell is stepped."""
+        chains = {id(chain): chain for chain, _ in self._chains.values()}.values()
+        calls = [step.attributes["call"].value for chain in chains for step in chain.steps]
+        return {self.layers[call][0]: calls.count(call) for call in calls}
+
     def _chain_output(self, values: Sequence[ir.Value]) -> ir.Value | None:
         """The output of the layer whose steps give `values`, in order and all of them."""
         found = [self._chains.get(id(value)) for value in values]

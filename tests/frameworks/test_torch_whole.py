@@ -196,6 +196,15 @@ class Stepping(nn.Module):
         return most
 
 
+class While(Stepping):
+    def forward(self, x):
+        h, at = None, 0
+        while at < x.size(1):
+            h = self.cell(x[:, at], h)
+            at += 1
+        return h
+
+
 class Hidden(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -248,6 +257,7 @@ REFUSED: dict[str, tuple[Any, type[BridgeError], tuple[str, ...]]] = {
                                ("tail (Unwritable)", "svd", "test_torch_whole.py")),
     "a loop over time": (lambda: Stepping().eval(), Unsupported,
                          ("loop over time", "for step in x.unbind(1):", "nn.LSTM for nn.LSTMCell")),
+    "a while over time": (lambda: While().eval(), Unsupported, ("stepped over axis 1 of x", "at 5", "dynamic=")),
     "a layer that is no submodule": (lambda: Hidden().eval(), Unsupported, ("no submodule", "nn.ModuleList")),
     "random numbers": (lambda: Noisy().eval(), Unsupported, ("random numbers", "RandomUniform")),
     "functional dropout": (lambda: after(Dropping()).eval(), Unsupported, ("random numbers", "Dropout")),
