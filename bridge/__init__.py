@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     )
     from bridge.frameworks.flax_stream import flax_stream
     from bridge.layout import layouts, read_params, write_params
-    from bridge.verification import Inspection, Report, inspect, verify
+    from bridge.verification.inspection import Inspection, inspect
+    from bridge.verification.report import Report
+    from bridge.verification.verifier import verify
 
 __version__ = "0.1.0"
 
@@ -71,7 +73,9 @@ _HOMES = {
     "bridge.frameworks.conversion": ("assign", "build", "cells", "run", "to_flax", "to_keras", "to_onnx", "to_torch"),
     "bridge.frameworks.flax_stream": ("flax_stream",),
     "bridge.layout": ("layouts", "read_params", "write_params"),
-    "bridge.verification": ("Inspection", "Report", "inspect", "verify"),
+    "bridge.verification.inspection": ("Inspection", "inspect"),
+    "bridge.verification.report": ("Report",),
+    "bridge.verification.verifier": ("verify",),
 }
 
 

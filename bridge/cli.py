@@ -16,7 +16,7 @@ import typer
 from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
-    from bridge.verification import Report
+    from bridge.verification.report import Report
 
 # rich would double the time of --help; the commands themselves use it for tables and progress.
 app = typer.Typer(

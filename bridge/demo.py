@@ -21,7 +21,7 @@ from bridge.cell import Cell
 from bridge.fetch import fetch
 
 if TYPE_CHECKING:
-    from bridge.verification import Report
+    from bridge.verification.report import Report
 
 WORDS: Final = ("flaxen", "bridgework", "recurrent", "lattice", "onyx", "verification")
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bridge.cell import Activation
+from bridge import graph
+from bridge.cell import Activation, Cell
 from bridge.errors import Refused
 from bridge.frameworks import conversion
 from bridge.layout import layouts, op_of
 from bridge.layout.holding import holding
 from bridge.verification.sides import label
-
-if TYPE_CHECKING:
-    from bridge.cell import Cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +86,11 @@ def inspect(source: object) -> Inspection:
     Raises:
         BadInput: a malformed file.
     """
-    found = conversion.cells(source)
-    layers = tuple(_layer(name, cell) for name, cell in found.items())
-    return Inspection(source=label(source), layers=layers, notes=conversion.notes(source))
+    name = label(source)
+    if not isinstance(source, Cell) and conversion.door_of(source) is None:
+        source = graph.as_model(source)  # read the file once
+    layers = tuple(_layer(path, cell) for path, cell in conversion.cells(source).items())
+    return Inspection(source=name, layers=layers, notes=conversion.notes(source))
 
 
 def _layer(name: str, cell: Cell) -> Layer:

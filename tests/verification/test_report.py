@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bridge.errors import Mismatch
-from bridge.verification import OutputRow, PairRow, Report
+from bridge.verification.report import OutputRow, PairRow, Report
 
 ROW = OutputRow(side="flax", output="y", shape=(2,), absolute=1e-7, relative=1e-7, against_onnxruntime=0.0, bound=1e-6,
                 growth=(), passed=True)  # fmt: skip
