@@ -13,5 +13,5 @@ def test_no_case_is_wrong_and_no_more_are_refused_than_known() -> None:
         warnings.simplefilter("ignore")
         counts, wrong = count(NumpyBackend(double=True), double=True)
     assert not wrong
-    assert counts["passed"] >= 941
-    assert counts["refused"] <= 174  # float8, bfloat16, 4- and 2-bit types, strings, sequences, training Dropout
+    assert counts["passed"] >= 1498
+    assert counts["refused"] <= 208  # float8, bfloat16, 4- and 2-bit types, sequences, training mode of Dropout
