@@ -19,6 +19,7 @@ from bridge.frameworks.torch_read import read_weights, recurrent_modules
 from bridge.frameworks.torch_whole_capture import FAILURES, INSTEAD, OLDEST, capture, explained, translate
 from bridge.frameworks.torch_whole_inputs import arguments_of, dynamic_shapes, fixed_axes, output_names, symbols
 from bridge.frameworks.torch_whole_loops import COUNTS, Loops, without_whole_slices
+from bridge.frameworks.torch_whole_proof import prove_loops
 from bridge.frameworks.torch_whole_splice import Splice
 from bridge.frameworks.torch_whole_stubs import Trace
 
@@ -65,6 +66,7 @@ def export_whole(module: nn.Module, options: ExportOptions) -> ir.Model:
         raise Unsupported("a Python loop over time does more than step a cell, and cannot become one layer",
                           where=type(module).__name__, got="; ".join(dict.fromkeys(loops.sampled)), do=INSTEAD
                           )  # fmt: skip
+    prove_loops(module, models[0], args, INSTEAD)
     return models[0]
 
 

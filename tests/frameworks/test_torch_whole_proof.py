@@ -1,0 +1,46 @@
+"""A loop that counts its own steps is found out, however few of them a trace sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bridge
+from bridge.errors import Unsupported
+
+
+class Counting(nn.Module):
+    """Steps a cell over time; `late` steps, counted by what was collected, are doubled."""
+
+    def __init__(self, late: int) -> None:
+        super().__init__()
+        self.cell, self.late = nn.LSTMCell(3, 4), late
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h, c = x.new_zeros(x.shape[0], 4), x.new_zeros(x.shape[0], 4)
+        outputs: list[torch.Tensor] = []
+        for t in range(x.shape[1]):
+            h, c = self.cell(x[:, t], (h, c))
+            outputs.append(2 * h if len(outputs) >= self.late else h)
+        return torch.stack(outputs, 1)
+
+
+@pytest.mark.parametrize("late", [5, 10], ids=["within the example", "past the example"])
+def test_a_branch_on_the_loops_own_counter_is_refused(late: int) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(Unsupported, match="later steps"):
+        bridge.to_onnx(Counting(late).eval(), example=(torch.zeros(2, 6, 3),))
+
+
+def test_a_loop_that_does_not_count_is_one_node_and_agrees_at_another_length() -> None:
+    torch.manual_seed(0)
+    module = Counting(10_000).eval()
+    proto = bridge.to_onnx(module, example=(torch.zeros(2, 6, 3),))
+    assert [node.op_type for node in proto.graph.node].count("LSTM") == 1
+    x = np.random.default_rng(0).standard_normal((3, 17, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x)).numpy()
+    # float32 against float32 over 17 steps: a few units in the last place.
+    assert np.abs(bridge.run(proto, {"x": x})["output"] - expected).max() < 32 * np.finfo(np.float32).eps
