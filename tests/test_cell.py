@@ -79,6 +79,23 @@ def test_a_malformed_cell_is_refused_at_construction(change: dict[str, Any], err
         Cell(**{"op": "LSTM", **arrays("LSTM"), **change})
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_bad_element_anywhere_is_found(dtype: type, value: float) -> None:
+    weights = {name: array.astype(dtype) for name, array in arrays("LSTM").items()}
+    weights["R"][0, 5, 1] = value
+    with pytest.raises(BadInput, match="NaN or inf"):
+        Cell("LSTM", **weights)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_largest_finite_values_are_accepted(dtype: type) -> None:
+    """Their squares overflow, and they are finite all the same."""
+    weights = {name: array.astype(dtype) for name, array in arrays("LSTM").items()}
+    weights["W"][:] = np.finfo(dtype).max
+    assert Cell("LSTM", **weights).W.max() == np.finfo(dtype).max
+
+
 @pytest.mark.parametrize("name", ["P", "initial_c"])
 def test_what_belongs_to_the_lstm_is_refused_elsewhere(name: str) -> None:
     with pytest.raises(BadInput, match="belongs to LSTM"):
