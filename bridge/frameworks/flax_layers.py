@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.cell import Cell
-from bridge.errors import NotRepresentable
+from bridge.errors import NotRepresentable, Unsupported
 from bridge.frameworks.flax_scan_activations import ActivatedCell
 from bridge.frameworks.flax_scan_cells import ConvLSTM
 
@@ -95,6 +95,55 @@ class Layer:
             for each, backward in zip(self.directions, backwards, strict=False)
             if isinstance(each.body, Cell)
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """How the layers of one API are read: linen and nnx have the same classes under the same names."""
+
+    api: Any
+    """The module that holds RNN, Bidirectional and RNNCellBase."""
+    name: str
+    """How a person calls it: "nn" or "nnx"."""
+    concatenate: Callable[..., Any]
+    """The API's own default of merge_fn."""
+    rnn: Callable[[Any, str], Direction]
+    """Reads an RNN at a path."""
+    cell: Callable[[Any, str], Direction]
+    """Reads a cell at a path."""
+
+    def layer(self, module: Any, path: str) -> Layer:
+        """One RNN, Bidirectional or bare cell; of linen, bound to its variables.
+
+        Raises:
+            Unsupported: a subclass with its own forward, or a merge function of the caller's own.
+        """
+        if isinstance(module, self.api.RNNCellBase):
+            return Layer(path=path, module=module, directions=(self.cell(module, path),), is_step=True)
+        if type(module) is self.api.RNN:
+            return Layer(path=path, module=module, directions=(self.rnn(module, path),),
+                         time_major=bool(module.time_major), reverse=bool(module.reverse),
+                         keep_order=bool(module.keep_order), return_carry=bool(module.return_carry))  # fmt: skip
+        if type(module) is not self.api.Bidirectional:
+            raise Unsupported("a subclass may compute anything", where=path, got=type(module).__name__,
+                              do=f"use {self.name}.RNN or {self.name}.Bidirectional itself")  # fmt: skip
+        if module.merge_fn is not self.concatenate:
+            raise Unsupported("merge_fn is a function of the caller's own", where=path,
+                              got=getattr(module.merge_fn, "__name__", repr(module.merge_fn)),
+                              expected="the default, which concatenates",
+                              do="export both RNNs and merge outside")  # fmt: skip
+        parts = {"forward_rnn": module.forward_rnn, "backward_rnn": module.backward_rnn}
+        for name, rnn in parts.items():
+            if type(rnn) is not self.api.RNN:
+                raise Unsupported(f"{name} is {described(rnn)}", where=path, expected=f"{self.name}.RNN")
+        directions = tuple(self.rnn(rnn, f"{path}.{name}") for name, rnn in parts.items())
+        return Layer(path=path, module=module, directions=directions, time_major=bool(module.time_major),
+                     return_carry=bool(module.return_carry))  # fmt: skip
+
+
+def described(thing: object) -> str:
+    """What a refusal calls a module or a function."""
+    return getattr(thing, "__name__", None) or type(thing).__name__
 
 
 def reversed_in_time(cell: Cell) -> Cell:

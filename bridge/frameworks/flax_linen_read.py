@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 
 from bridge.errors import BadInput, Unsupported
 from bridge.frameworks.flax_cells import computed, constant_states, read_cell
-from bridge.frameworks.flax_layers import Direction, Layer
+from bridge.frameworks.flax_layers import Direction, Layer, Reader, described
 from bridge.frameworks.flax_linen_cells import GRUCell, LSTMCell, OwnCell, RNNCell
 from bridge.frameworks.flax_scan_cells import CONV_LSTM, ConvLSTM
 
@@ -67,7 +67,7 @@ def read_layers(source: tuple[nn.Module, Mapping[str, Any]]) -> list[Layer]:
         layers: list[Layer] = []
         for at, each in enumerate(module.layers):
             if not isinstance(each, LAYERS):
-                raise Unsupported(f"layers_{at} is {_describe(each)}: whole linen modules are not exported yet",
+                raise Unsupported(f"layers_{at} is {described(each)}: whole linen modules are not exported yet",
                                   where="nn.Sequential", do="export its recurrent layers one by one")  # fmt: skip
             layers.append(read_layer(each, f"layers_{at}"))
         return layers
@@ -121,32 +121,8 @@ def _cell_groups(params: Mapping[str, Any]) -> set[tuple[str, ...]]:
 
 
 def read_layer(module: Any, path: str) -> Layer:
-    """One RNN, Bidirectional or bare cell, bound.
-
-    Raises:
-        Unsupported: a subclass with its own forward, a merge function or lifting of the caller's own.
-    """
-    if isinstance(module, nn.RNNCellBase):
-        return Layer(path=path, module=module, directions=(_direction(module, path),), is_step=True)
-    if type(module) is nn.RNN:
-        return Layer(path=path, module=module, directions=(_rnn(module, path),), time_major=bool(module.time_major),
-                     reverse=bool(module.reverse), keep_order=bool(module.keep_order),
-                     return_carry=bool(module.return_carry))  # fmt: skip
-    if type(module) is not nn.Bidirectional:
-        raise Unsupported("a subclass may compute anything", where=path, got=type(module).__name__,
-                          do="use nn.RNN or nn.Bidirectional itself")  # fmt: skip
-    if module.merge_fn is not _concatenate:
-        raise Unsupported("merge_fn is a function of the caller's own", where=path,
-                          got=getattr(module.merge_fn, "__name__", repr(module.merge_fn)),
-                          expected="the default, which concatenates",
-                          do="export both RNNs and merge outside")  # fmt: skip
-    parts = {"forward_rnn": module.forward_rnn, "backward_rnn": module.backward_rnn}
-    for name, rnn in parts.items():
-        if type(rnn) is not nn.RNN:
-            raise Unsupported(f"{name} is {_describe(rnn)}", where=path, expected="nn.RNN")
-    directions = tuple(_rnn(rnn, f"{path}.{name}") for name, rnn in parts.items())
-    return Layer(path=path, module=module, directions=directions, time_major=bool(module.time_major),
-                 return_carry=bool(module.return_carry))  # fmt: skip
+    """One RNN, Bidirectional or bare cell, bound. Raises as `Reader.layer`."""
+    return Reader(api=nn, name="nn", concatenate=_concatenate, rnn=_rnn, cell=_direction).layer(module, path)
 
 
 def _rnn(rnn: Any, path: str) -> Direction:
@@ -232,7 +208,3 @@ def forward(layer: Layer, x: Any, **options: Any) -> Any:
         return layer.module(x, **options)
     carry = options["carry"]
     return layer.module(layer.module.initialize_carry(jax.random.key(0), x.shape) if carry is None else carry, x)
-
-
-def _describe(thing: object) -> str:
-    return getattr(thing, "__name__", None) or type(thing).__name__

@@ -13,7 +13,7 @@ from flax.nnx.nn.recurrent import _concatenate
 
 from bridge.errors import Unsupported
 from bridge.frameworks.flax_cells import constant_states, read_cell
-from bridge.frameworks.flax_layers import Direction, Layer
+from bridge.frameworks.flax_layers import Direction, Layer, Reader, described
 from bridge.frameworks.flax_nnx_cells import GRUCell, LSTMCell, OwnCell, RNNCell
 
 LAYOUTS: Final = MappingProxyType(
@@ -44,7 +44,7 @@ def read_layers(module: nnx.Module) -> list[Layer]:
         layers: list[Layer] = []
         for at, each in enumerate(module.layers):
             if not isinstance(each, LAYERS):
-                raise Unsupported(f"layers.{at} is {_describe(each)}: whole nnx modules are not exported yet",
+                raise Unsupported(f"layers.{at} is {described(each)}: whole nnx modules are not exported yet",
                                   where="nnx.Sequential", do="export its recurrent layers one by one")  # fmt: skip
             layers.append(read_layer(each, f"layers.{at}"))
         return layers
@@ -64,32 +64,8 @@ def recurrent_modules(module: nnx.Module) -> Iterator[tuple[str, Any]]:
 
 
 def read_layer(module: Any, path: str) -> Layer:
-    """One RNN, Bidirectional or bare cell.
-
-    Raises:
-        Unsupported: a subclass with its own forward, a merge function, state axes or promotion of the caller's own.
-    """
-    if isinstance(module, nnx.RNNCellBase):
-        return Layer(path=path, module=module, directions=(_direction(module, path),), is_step=True)
-    if type(module) is nnx.RNN:
-        return Layer(path=path, module=module, directions=(_rnn(module, path),), time_major=bool(module.time_major),
-                     reverse=bool(module.reverse), keep_order=bool(module.keep_order),
-                     return_carry=bool(module.return_carry))  # fmt: skip
-    if type(module) is not nnx.Bidirectional:
-        raise Unsupported("a subclass may compute anything", where=path, got=type(module).__name__,
-                          do="use nnx.RNN or nnx.Bidirectional itself")  # fmt: skip
-    if module.merge_fn is not _concatenate:
-        raise Unsupported("merge_fn is a function of the caller's own", where=path,
-                          got=getattr(module.merge_fn, "__name__", repr(module.merge_fn)),
-                          expected="the default, which concatenates",
-                          do="export both RNNs and merge outside")  # fmt: skip
-    parts = {"forward_rnn": module.forward_rnn, "backward_rnn": module.backward_rnn}
-    for name, rnn in parts.items():
-        if type(rnn) is not nnx.RNN:
-            raise Unsupported(f"{name} is {_describe(rnn)}", where=path, expected="nnx.RNN")
-    directions = tuple(_rnn(rnn, f"{path}.{name}") for name, rnn in parts.items())
-    return Layer(path=path, module=module, directions=directions, time_major=bool(module.time_major),
-                 return_carry=bool(module.return_carry))  # fmt: skip
+    """One RNN, Bidirectional or bare cell. Raises as `Reader.layer`."""
+    return Reader(api=nnx, name="nnx", concatenate=_concatenate, rnn=_rnn, cell=_direction).layer(module, path)
 
 
 def _rnn(rnn: Any, path: str) -> Direction:
@@ -140,7 +116,3 @@ def forward(layer: Layer, x: Any, **options: Any) -> Any:
         return layer.module(x, **options)
     carry = options["carry"]
     return layer.module(layer.module.initialize_carry(x.shape, nnx.Rngs(0)) if carry is None else carry, x)
-
-
-def _describe(thing: object) -> str:
-    return getattr(thing, "__name__", None) or type(thing).__name__
