@@ -154,9 +154,10 @@ def to_onnx(
 
     options = ExportOptions(example=example, dynamic=dynamic, opset=opset, states=states, lengths=lengths,
                             form=form, masks=masks, custom_objects=custom_objects)  # fmt: skip
+    fresh = isinstance(source, Cell) or door_of(source) is not None  # exported for this call; else the caller's own
     model = to_ir(source, options)
     if path is None:
-        return graph.to_proto(model)
+        return graph.to_proto(model, consume=fresh)
     return graph.save(model, path, external=external_data, overwrite=overwrite)
 
 

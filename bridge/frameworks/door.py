@@ -63,7 +63,11 @@ class Door(Protocol):
         """Whether `source` is this framework's; never imports a framework that is not loaded yet."""
 
     def export(self, source: Any, options: ExportOptions) -> ir.Model:
-        """The ONNX model of `source`. Raises Refused where it could not be exact."""
+        """The ONNX model of `source`, made for the caller, who may take it apart.
+
+        Raises:
+            Refused: it could not be exact.
+        """
 
     def cells(self, source: Any) -> dict[str, Cell]:
         """Every recurrent cell of `source` by module path, named as `export` names the nodes."""

@@ -53,6 +53,13 @@ def test_large_weights_go_beside_the_model(cell, tmp_path, monkeypatch):
     assert names(tmp_path) == ["m.onnx", "m.onnx.data"]
 
 
+def test_a_consumed_model_gives_the_same_message_and_lets_its_tensors_go(cell):
+    model, again = cell_model(cell), cell_model(cell)
+    assert to_proto(model, consume=True).SerializeToString() == to_proto(again).SerializeToString()
+    assert all(value.const_value is None for value in model.graph.initializers.values())
+    assert all(value.const_value is not None for value in again.graph.initializers.values())
+
+
 def test_saving_leaves_the_model_as_it_was(cell, tmp_path):
     model = cell_model(cell)
     before = to_proto(model)
