@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 import bridge
 from bridge.errors import BridgeError
-from tests.tolerances import assert_within_referee_bound
-from tests.whole_models.torch_cases import EXAMPLE, OTHERS, Case
+from tests.whole_models import verdict
+from tests.whole_models.torch_cases import EXAMPLE, OTHERS, Case, all_cases
+from tests.whole_models.verdict import Run, Verdict
 
+__all__ = ["PEER", "all_cases", "built", "export", "judge", "outputs", "peer", "run"]
 
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one case."""
-
-    case: str
-    outcome: str
-    """right, refused, failed (no model, or none that runs) or wrong."""
-    fused: int = 0
-    scans: int = 0
-    nodes: int = 0
-    detail: str = ""
+PEER: Final = "torch.onnx"
 
 
 def built(case: Case) -> nn.Module:
@@ -49,29 +41,14 @@ def export(case: Case, module: nn.Module) -> Any:
 
 def judge(case: Case, module: nn.Module, model: Any) -> Verdict:
     """Run `model` at four sizes that the export has not seen."""
-    counts = count(model)
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 (whatever onnxruntime says is the verdict)
-        return Verdict(case.name, "failed", *counts, str(error)[:200])
+    return verdict.judge(case.name, model, _runs(case, module))
+
+
+def _runs(case: Case, module: nn.Module) -> Iterator[Run]:
     exact = copy.deepcopy(module).double()
-    for at, (batch, time) in enumerate(OTHERS):
-        arrays = case.inputs(batch, time, np.random.default_rng(at + 1))
-        try:
-            feeds = dict(zip((entry.name for entry in session.get_inputs()), arrays, strict=True))
-            actual = session.run(None, feeds)
-        except Exception as error:  # noqa: BLE001
-            return Verdict(case.name, "failed", *counts, f"at {(batch, time)}: {str(error)[:200]}")
-        expected, referee = outputs(module, arrays), outputs(exact, arrays, exact=True)
-        try:
-            for got, want, truth in zip(actual, expected, referee, strict=True):
-                if want.dtype.kind != "f":
-                    np.testing.assert_array_equal(got, want)
-                else:
-                    assert_within_referee_bound(got, want, truth)
-        except (AssertionError, ValueError) as error:
-            return Verdict(case.name, "wrong", *counts, f"at {(batch, time)}: {str(error)[:200]}")
-    return Verdict(case.name, "right", *counts)
+    for at, sizes in enumerate(OTHERS):
+        arrays = case.inputs(*sizes, np.random.default_rng(at + 1))
+        yield Run(str(sizes), arrays, outputs(module, arrays), outputs(exact, arrays, exact=True))
 
 
 def outputs(module: nn.Module, arrays: Any, *, exact: bool = False) -> list[np.ndarray]:
@@ -89,21 +66,6 @@ def outputs(module: nn.Module, arrays: Any, *, exact: bool = False) -> list[np.n
     return [value.numpy() for value in pytree.tree_leaves(result)]
 
 
-def count(model: Any) -> tuple[int, int, int]:
-    """Fused nodes, Scans, and all nodes, those of subgraphs too."""
-    found: list[str] = []
-
-    def walk(graph: Any) -> None:
-        for node in graph.node:
-            found.append(node.op_type)
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    walk(attribute.g)
-
-    walk(model.graph)
-    return sum(op in ("LSTM", "GRU", "RNN") for op in found), found.count("Scan"), len(found)
-
-
 def run(case: Case) -> Verdict:
     """Build, export, judge."""
     module = built(case)
@@ -112,3 +74,27 @@ def run(case: Case) -> Verdict:
     except BridgeError as error:
         return Verdict(case.name, "refused", detail=str(error))
     return judge(case, module, model)
+
+
+def peer(case: Case) -> Verdict:
+    """The verdict on torch.onnx.export with the same symbolic axes and nothing of bridge."""
+    module = built(case)
+    arrays = case.inputs(*EXAMPLE, np.random.default_rng(0))
+    try:
+        made = torch.onnx.export(module, tuple(map(torch.from_numpy, arrays)), dynamo=True, verbose=False,
+                                 dynamic_shapes=_symbolic(case, module, arrays), opset_version=20)  # fmt: skip
+        proto = made.model_proto
+    except Exception as error:  # noqa: BLE001 (whatever the exporter raises is its refusal)
+        return Verdict(case.name, "refused", detail=str(error).strip().splitlines()[0][:120])
+    return judge(case, module, proto)
+
+
+def _symbolic(case: Case, module: nn.Module, arrays: Any) -> tuple[Any, ...]:
+    wanted = dict(case.options).get("dynamic")
+    auto = torch.export.Dim.AUTO
+    axes = [
+        dict.fromkeys(next(iter(wanted.values())) if wanted else range(min(2, array.ndim)), auto) for array in arrays
+    ]
+    entries = inspect.signature(module.forward).parameters.values()
+    varying = any(entry.kind.name == "VAR_POSITIONAL" for entry in entries)
+    return (axes[0], tuple(axes[1:])) if varying and len(axes) > 1 else tuple(axes)
