@@ -17,7 +17,8 @@ from bridge.cell import Cell
 from bridge.errors import BadInput, UsageError
 from bridge.frameworks.flax_fit import Api, NativeCell, fit_cell
 from bridge.frameworks.flax_loop import one_direction
-from bridge.frameworks.flax_native import NativeModule, Taken, layer_paths, native_modules, running_nodes
+from bridge.frameworks.flax_native import run_taken
+from bridge.ops.native import NativeModule, Taken, layer_paths, native_modules, running_nodes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -214,7 +215,7 @@ def _module_layers(
         if each.module not in placed:
             placed[each.module] = path = tree.insert(paths[each.node], each.module)
             owned |= {weight.value.name or "": (path, name) for name, weight in each.module.weights.items()}
-        layers.append(NativeLayer(node_name(each.node), (placed[each.module],), each.run, each.inputs))
+        layers.append(NativeLayer(node_name(each.node), (placed[each.module],), partial(run_taken, each), each.inputs))
         if each.bias_node is not None:
             at = 0 if each.bias_node.inputs[0] is each.node.outputs[0] else 1
             layers.append(NativeLayer(node_name(each.bias_node), (), _as_it_is, (at,)))

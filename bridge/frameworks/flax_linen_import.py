@@ -22,9 +22,9 @@ from bridge.frameworks.flax_fit import NativeCell
 from bridge.frameworks.flax_import import Graph, Path, device_array
 from bridge.frameworks.flax_linen_cells import OWN_CELLS
 from bridge.frameworks.flax_linen_read import parameters
-from bridge.frameworks.flax_native import NativeModule
 from bridge.frameworks.flax_native_linen import PARAMS, STATISTICS, held_module, native_module, native_variables
 from bridge.frameworks.flax_scan_cells import CONV_LSTM
+from bridge.ops.native import NativeModule
 
 if TYPE_CHECKING:
     import onnx_ir as ir

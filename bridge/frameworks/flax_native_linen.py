@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bridge.frameworks.flax_native import Held, NativeModule
+from bridge.frameworks.flax_native import Held, options_of
 from bridge.ops.backend_jax import JaxBackend
+from bridge.ops.native import NativeModule
 
 CLASSES: Final = MappingProxyType(
     {"Linear": nn.Dense, "Conv": nn.Conv, "BatchNorm": nn.BatchNorm, "LayerNorm": nn.LayerNorm, "Embed": nn.Embed}
@@ -26,7 +27,7 @@ def native_module(native: NativeModule, **more: Any) -> Any:
     if native.kind in ("Linear", "Conv"):
         more["precision"] = jax.lax.Precision.HIGHEST
     first = {"Linear": native.sizes[1:], "Conv": native.sizes[1:], "Embed": native.sizes}.get(native.kind, ())
-    return CLASSES[native.kind](*first, **native.options, **more)
+    return CLASSES[native.kind](*first, **options_of(native), **more)
 
 
 def native_variables(native: NativeModule, collection: str) -> dict[str, Any]:

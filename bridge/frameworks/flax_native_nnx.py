@@ -8,8 +8,9 @@ from typing import Any, Final
 import jax
 from flax import nnx
 
-from bridge.frameworks.flax_native import Held, NativeModule
+from bridge.frameworks.flax_native import Held, options_of
 from bridge.ops.backend_jax import JaxBackend
+from bridge.ops.native import NativeModule
 
 CLASSES: Final = MappingProxyType(
     {"Linear": nnx.Linear, "Conv": nnx.Conv, "BatchNorm": nnx.BatchNorm, "LayerNorm": nnx.LayerNorm,
@@ -25,7 +26,7 @@ def native_module(native: NativeModule) -> nnx.Module:
         more |= {"precision": jax.lax.Precision.HIGHEST, "kernel_init": zeros}
     if native.kind == "Embed":
         more["embedding_init"] = zeros
-    module = CLASSES[native.kind](*native.sizes, **native.options, **more)
+    module = CLASSES[native.kind](*native.sizes, **options_of(native), **more)
     for name, weight in native.weights.items():
         getattr(module, name).set_value(JaxBackend().asarray(weight.native()))
     return module

@@ -14,9 +14,9 @@ from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.flax_activations import function_of
 from bridge.frameworks.flax_fit import NativeCell
 from bridge.frameworks.flax_import import Graph, Path, device_array
-from bridge.frameworks.flax_native import NativeModule
 from bridge.frameworks.flax_native_nnx import held_module, native_module
 from bridge.frameworks.flax_nnx_cells import OWN_CELLS
+from bridge.ops.native import NativeModule
 
 if TYPE_CHECKING:
     import onnx_ir as ir

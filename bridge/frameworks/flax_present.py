@@ -15,7 +15,7 @@ from bridge.errors import UsageError
 from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.flax_fit import NativeCell
 from bridge.frameworks.flax_native import Held as HeldModule
-from bridge.frameworks.flax_native import NativeModule
+from bridge.ops.native import NativeModule
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -15,8 +15,8 @@ from flax import nnx
 import bridge
 from bridge import graph
 from bridge.errors import BadInput
-from bridge.frameworks.flax_native import NativeModule, layer_paths
 from bridge.graph import Writer
+from bridge.ops.native import NativeModule, layer_paths
 from tests.frameworks.flax_cases import assert_agree, called, feeds_of
 
 RNG = np.random.default_rng(11)

@@ -1,4 +1,4 @@
-"""Which nodes a native module computes exactly: one rule an operator, and how the module is run in the node's place.
+"""Which nodes a native module computes exactly: one rule an operator.
 
 A rule answers with nothing wherever an attribute, a shape or an input is not the native layer's own: such a node runs
 as the operator it is, with plain parameters.
@@ -6,14 +6,12 @@ as the operator it is, with plain parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from bridge.errors import BadInput
-from bridge.frameworks.flax_native import Held, Kind, NativeModule, Taken, Weight, Weights
+from bridge.ops.native import Kind, NativeModule, Taken, Weight, Weights
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,8 +35,8 @@ def _mat_mul(node: ir.Node, weights: Weights) -> Iterator[Taken]:
     if added is not None:
         bias, add = added
         if bias.array.shape == kernel.native().shape[1:]:
-            yield _taken(node, "Linear", {"use_bias": True}, {"kernel": kernel, "bias": bias}, _linear, bias_node=add)
-    yield _taken(node, "Linear", {"use_bias": False}, {"kernel": kernel}, _linear)
+            yield _taken(node, "Linear", {"use_bias": True}, {"kernel": kernel, "bias": bias}, bias_node=add)
+    yield _taken(node, "Linear", {"use_bias": False}, {"kernel": kernel})
 
 
 def _bias_behind(node: ir.Node, weights: Weights) -> tuple[Weight, ir.Node] | None:
@@ -70,7 +68,7 @@ def _gemm(node: ir.Node, weights: Weights) -> Iterator[Taken]:
         if bias is None or given["beta"] != 1 or bias.array.shape not in ((width,), (1, width)):
             return
         held["bias"] = bias if bias.array.ndim == 1 else replace(bias, axes=())
-    yield _taken(node, "Linear", {"use_bias": added is not None}, held, partial(_linear, rank=2))
+    yield _taken(node, "Linear", {"use_bias": added is not None}, held, rank=2)
 
 
 def _conv(node: ir.Node, weights: Weights) -> Iterator[Taken]:
@@ -100,7 +98,36 @@ def _conv(node: ir.Node, weights: Weights) -> Iterator[Taken]:
                "kernel_dilation": tuple(map(int, given["dilations"])), "feature_group_count": group,
                "use_bias": added is not None}  # fmt: skip
     sizes = (kernel.array.shape[1] * group, kernel.array.shape[0])
-    yield _taken(node, "Conv", options, held, partial(_convolve, node.name or "", sizes[0], rank + 2), sizes)
+    yield _taken(node, "Conv", options, held, sizes, rank=rank + 2)
+
+
+def _conv_transpose(node: ir.Node, weights: Weights) -> Iterator[Taken]:
+    """A transposed convolution along one to three axes with a constant kernel and padding that is written out."""
+    kernel = weights.find(_input(node, 1))
+    if kernel is None or kernel.array.ndim not in (3, 4, 5) or kernel.axes != tuple(range(kernel.array.ndim)):
+        return
+    rank = kernel.array.ndim - 2
+    defaults = {"auto_pad": "NOTSET", "dilations": [1] * rank, "group": 1, "kernel_shape": kernel.array.shape[2:],
+                "output_padding": [0] * rank, "pads": [0] * 2 * rank, "strides": [1] * rank}  # fmt: skip
+    given = _attributes(node, defaults)
+    if (
+        given is None
+        or tuple(given["kernel_shape"]) != kernel.array.shape[2:]
+        or given["auto_pad"] not in ("NOTSET", "")
+    ):
+        return
+    group, added = int(given["group"]), _input(node, 2)
+    held, sizes = {"kernel": kernel}, (kernel.array.shape[0], kernel.array.shape[1] * group)
+    if added is not None:
+        bias = weights.find(added)
+        if bias is None or bias.array.shape != sizes[1:]:
+            return
+        held["bias"] = bias
+    options: dict[str, Any] = {name: tuple(map(int, given[name])) for name in
+                               ("dilations", "kernel_shape", "output_padding", "pads", "strides")}  # fmt: skip
+    if group >= 1 and kernel.array.shape[0] % group == 0 and min(options["pads"]) >= 0:
+        yield _taken(node, "ConvTranspose", options | {"group": group, "use_bias": added is not None}, held, sizes,
+                     rank=rank + 2)  # fmt: skip
 
 
 def _batch_norm(node: ir.Node, weights: Weights) -> Iterator[Taken]:
@@ -113,8 +140,8 @@ def _batch_norm(node: ir.Node, weights: Weights) -> Iterator[Taken]:
     size = held["scale"].array.shape
     if len(size) != 1 or any(weight.array.shape != size for weight in held.values()):
         return
-    options = {"use_running_average": True, "axis": 1, "epsilon": given["epsilon"], "momentum": given["momentum"]}
-    yield _taken(node, "BatchNorm", options, held, partial(_normalise_channels, node.name or "", size[0]), size)
+    options = {"epsilon": given["epsilon"], "momentum": given["momentum"]}
+    yield _taken(node, "BatchNorm", options, held, size)
 
 
 def _layer_norm(node: ir.Node, weights: Weights) -> Iterator[Taken]:
@@ -131,9 +158,9 @@ def _layer_norm(node: ir.Node, weights: Weights) -> Iterator[Taken]:
     if scale.array.dtype.name != "float32" or given["stash_type"] != 1:
         return
     held = {"scale": scale} if bias is None else {"scale": scale, "bias": bias}
-    options = {"epsilon": given["epsilon"], "use_bias": bias is not None, "use_fast_variance": False}
+    options = {"epsilon": given["epsilon"], "use_bias": bias is not None}
     if all(weight.array.shape == scale.array.shape for weight in held.values()):
-        yield _taken(node, "LayerNorm", options, held, _plain, scale.array.shape)
+        yield _taken(node, "LayerNorm", options, held, scale.array.shape)
 
 
 def _gather(node: ir.Node, weights: Weights) -> Iterator[Taken]:
@@ -146,22 +173,24 @@ def _gather(node: ir.Node, weights: Weights) -> Iterator[Taken]:
         return
     if constant_of(indices) is None and not is_expression(indices):
         sizes = table.array.shape
-        yield _taken(node, "Embed", {}, {"embedding": table}, partial(_embed, sizes[0]), sizes, inputs=(1,))
+        yield _taken(node, "Embed", {}, {"embedding": table}, sizes, inputs=(1,))
 
 
 RULES: Final[Mapping[str, Rule]] = MappingProxyType(
-    {"MatMul": _mat_mul, "Gemm": _gemm, "Conv": _conv, "BatchNormalization": _batch_norm,
+    {"MatMul": _mat_mul, "Gemm": _gemm, "Conv": _conv, "ConvTranspose": _conv_transpose,
+     "BatchNormalization": _batch_norm,
      "LayerNormalization": _layer_norm, "Gather": _gather}
 )  # fmt: skip
 
 
 def _taken(
-    node: ir.Node, kind: Kind, options: Mapping[str, Any], held: Mapping[str, Weight], run: Callable[..., Any],
-    sizes: tuple[int, ...] | None = None, *, inputs: tuple[int, ...] = (0,), bias_node: ir.Node | None = None,
+    node: ir.Node, kind: Kind, options: Mapping[str, Any], held: Mapping[str, Weight],
+    sizes: tuple[int, ...] | None = None, *, inputs: tuple[int, ...] = (0,), rank: int | None = None,
+    bias_node: ir.Node | None = None,
 ) -> Taken:  # fmt: skip
     sizes = held["kernel"].native().shape if sizes is None else sizes
     module = NativeModule(kind=kind, options=options, sizes=tuple(map(int, sizes)), weights=held)
-    return Taken(node=node, module=module, inputs=inputs, run=run, bias_node=bias_node)
+    return Taken(node=node, module=module, inputs=inputs, rank=rank, bias_node=bias_node)
 
 
 def _input(node: ir.Node, at: int) -> ir.Value | None:
@@ -172,37 +201,3 @@ def _attributes(node: ir.Node, defaults: Mapping[str, Any]) -> dict[str, Any] | 
     """The node's attributes over the defaults; None where it has others, which only the operator itself may judge."""
     given = {name: attribute.value for name, attribute in node.attributes.items()}
     return {**defaults, **given} if set(given) <= set(defaults) else None
-
-
-def _plain(held: Sequence[Held], X: Any) -> Any:
-    return held[0].call(X)
-
-
-def _linear(held: Sequence[Held], A: Any, rank: int | None = None) -> Any:
-    if rank not in (None, A.ndim):
-        raise BadInput("wrong rank", where="Gemm", got=list(A.shape), expected=rank)
-    return held[0].call(A)
-
-
-def _convolve(where: str, channels: int, rank: int, held: Sequence[Held], X: Any) -> Any:
-    """The graph is channels first, Flax channels last."""
-    import jax.numpy as jnp
-
-    if X.ndim != rank or X.shape[1] != channels:
-        raise BadInput("wrong shape", where=f"Conv node {where!r}", got=list(X.shape),
-                       expected=f"{rank} axes, the second of {channels}")  # fmt: skip
-    return jnp.moveaxis(held[0].call(jnp.moveaxis(X, 1, -1)), -1, 1)
-
-
-def _normalise_channels(where: str, channels: int, held: Sequence[Held], X: Any) -> Any:
-    if X.ndim < 2 or X.shape[1] != channels:
-        raise BadInput("wrong shape", where=f"BatchNormalization node {where!r}", got=list(X.shape),
-                       expected=f"a second axis of {channels}")  # fmt: skip
-    return held[0].call(X).astype(X.dtype)
-
-
-def _embed(rows: int, held: Sequence[Held], indices: Any) -> Any:
-    """Negative indices count from the end."""
-    import jax.numpy as jnp
-
-    return held[0].call(jnp.where(indices < 0, indices + rows, indices))
