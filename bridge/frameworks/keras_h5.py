@@ -15,7 +15,6 @@ tf-keras 2.16.0 tf_keras/saving/legacy/hdf5_format.py _convert_rnn_weights; kera
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,13 +25,18 @@ import numpy as np
 
 from bridge.cell import Activation, Cell
 from bridge.errors import BadInput, NotRepresentable, Unsupported
+from bridge.frameworks.keras_h5_files import (
+    FileVersion,
+    attribute_names,
+    file_version,
+    model_document,
+    refuse_links,
+    stored_array,
+)
 
 LEAVES: Final = ("kernel", "recurrent_kernel", "bias")
 CELL_GROUPS: Final = re.compile(r"(lstm|gru|simple_rnn)_cell(_\d+)?|cell|vars|layers")
 """Groups that are no layer of the caller's: the cell inside a layer, and what Keras 3 puts around it."""
-
-LARGEST_EXPANSION: Final = 1000
-"""A dataset may be this many times larger than the file that holds it: weights hardly compress."""
 
 KINDS: Final = MappingProxyType({
     ("LSTM", 4): "keras.LSTM", ("LSTM", 8): "keras.CuDNNLSTM",
@@ -47,23 +51,6 @@ class FileCells:
 
     cells: Mapping[str, Cell]
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Version:
-    text: str
-    numbers: tuple[int, ...]
-
-    @property
-    def vocabulary(self) -> str:
-        return "keras" if self.numbers[:1] >= (3,) else "keras2"
-
-    @property
-    def recurrent_activation(self) -> str | None:
-        """The default of LSTM and GRU; None where the version does not tell."""
-        if not self.numbers or self.text == "2.2.4-tf" or (self.text.endswith("-tf") and self.numbers < (2, 2, 4)):
-            return None
-        return "hard_sigmoid" if self.numbers < (2, 3) else "sigmoid"
 
 
 def read_h5(path: str) -> FileCells:
@@ -86,8 +73,8 @@ def read_h5(path: str) -> FileCells:
 
 
 def _read(file: Any, path: str) -> FileCells:
-    version = _version(file)
-    document = _document(file, path)
+    version = file_version(file)
+    document = model_document(file, path)
     configs, model = dict(_configurations(document)), _model_name(document)
     halves: dict[str, dict[str, Cell]] = {}
     notes: list[str] = []
@@ -111,9 +98,8 @@ def _read(file: Any, path: str) -> FileCells:
 def _layer_names(file: Any) -> list[str]:
     """The model's layers in its own order, which Keras 1 to 2 and legacy files of Keras 3 write beside the weights."""
     for group in (file.get("model_weights"), file):
-        names = None if group is None else group.attrs.get("layer_names")
-        if names is not None:
-            return [_text(name) for name in names]
+        if group is not None and (names := attribute_names(group, "layer_names")):
+            return names
     return []
 
 
@@ -140,28 +126,6 @@ def _joined(layer: str, found: Mapping[str, Cell]) -> dict[str, Cell]:
 # ---------------------------------------------------------------------- what the file says
 
 
-def _version(file: Any) -> _Version:
-    for group in (file, file.get("model_weights", {})):
-        text = _text(getattr(group, "attrs", {}).get("keras_version", ""))
-        if text:
-            return _Version(text, tuple(int(part) for part in re.findall(r"\d+", text.partition("-")[0])[:3]))
-    # Keras 3 writes no version into .weights.h5; no older Keras has these groups.
-    return _Version("3", (3,)) if "layers" in file or "_layer_checkpoint_dependencies" in file else _Version("", ())
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _document(file: Any, path: str) -> Any:
-    """The configuration of a whole model; None where the file holds weights only."""
-    raw = file.attrs.get("model_config")
-    try:
-        return None if raw is None else json.loads(_text(raw))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"model_config is no JSON: {error}", where=path) from error
-
-
 def _model_name(document: Any) -> str:
     # Keras 1 and 2.0 wrote a Sequential's configuration as a list, without its name.
     config = document.get("config") if isinstance(document, dict) else None
@@ -186,7 +150,7 @@ def _weight_sets(file: Any, path: str) -> Iterator[tuple[tuple[str, ...], dict[s
     """The groups above each recurrent layer's weights, and the weights by name."""
     import h5py
 
-    _refuse_links(file, path)
+    refuse_links(file, path)
     datasets: dict[str, Any] = {}
     file.visititems(lambda name, item: datasets.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
     sets: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -203,29 +167,7 @@ def _weight_sets(file: Any, path: str) -> Iterator[tuple[tuple[str, ...], dict[s
         # A ConvLSTM has these names too, with kernels of more axes: it is no cell.
         if "recurrent_kernel" in found and found["recurrent_kernel"].ndim == 2 and "kernel" in found:
             names = tuple(group for group in above if group != "model_weights")
-            yield names, {key: _array(found[key], f"{path}: {'/'.join(above)}/{key}") for key in found}
-
-
-def _refuse_links(group: Any, path: str) -> None:
-    import h5py
-
-    for name in group:
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise BadInput("a link, and weights stand in the file itself", where=f"{path}: {group.name}/{name}",
-                           do="store the array in the file")  # fmt: skip
-        if isinstance(item := group[name], h5py.Group):
-            if item.name.count("/") > 64:
-                raise BadInput("groups nested too deeply", where=path)
-            _refuse_links(item, path)
-
-
-def _array(dataset: Any, where: str) -> np.ndarray:
-    if dataset.dtype.kind != "f" or dataset.is_virtual or dataset.external:
-        raise BadInput("not an array of floats inside this file", where=where, got=str(dataset.dtype))
-    if dataset.nbytes > LARGEST_EXPANSION * max(dataset.file.id.get_filesize(), 1):
-        raise BadInput("larger than the file can hold", where=where, got=list(dataset.shape))
-    return np.asarray(dataset[()])
+            yield names, {key: stored_array(found[key], f"{path}: {'/'.join(above)}/{key}") for key in found}
 
 
 def _layer_name(groups: Sequence[str]) -> tuple[str, str]:
@@ -242,7 +184,7 @@ def _layer_name(groups: Sequence[str]) -> tuple[str, str]:
 
 
 def _cell(
-    arrays: dict[str, np.ndarray], config: Mapping[str, Any] | None, version: _Version, where: str
+    arrays: dict[str, np.ndarray], config: Mapping[str, Any] | None, version: FileVersion, where: str
 ) -> tuple[Cell, list[str]]:
     from bridge import layout
 
@@ -284,7 +226,7 @@ def _row(
 
 
 def _activations(
-    op: str, config: Mapping[str, Any] | None, version: _Version, where: str
+    op: str, config: Mapping[str, Any] | None, version: FileVersion, where: str
 ) -> tuple[dict[str, str], list[str]]:
     """Keras names by role, from the configuration, else from the version's defaults with a note."""
     names = ("activation",) if op == "RNN" else ("recurrent_activation", "activation")
@@ -314,7 +256,7 @@ def _activation_name(value: Any, where: str) -> str:
     return value
 
 
-def _with_activations(cell: Cell, names: Mapping[str, str], version: _Version, where: str) -> Cell:
+def _with_activations(cell: Cell, names: Mapping[str, str], version: FileVersion, where: str) -> Cell:
     from bridge import layout
 
     if not names:
