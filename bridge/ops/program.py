@@ -14,6 +14,7 @@ from bridge.ops.backend_numpy import NumpyBackend
 from bridge.ops.dtypes import CARRIED, numpy_dtype
 from bridge.ops.layers import layer_handler
 from bridge.ops.parameters import trainable
+from bridge.ops.port import Port
 from bridge.ops.registry import Handler, resolve
 from bridge.ops.steps import Block, Compiler, node_name
 from bridge.ops.table import HANDLERS
@@ -60,6 +61,7 @@ class Program:
         fixed = _fixed(self._block, static or {}, compiler.constants)
         self._inputs = {v.name or "": v for v in self._block.inputs if v not in compiler.constants and v not in fixed}
         self._constants = {v: self._numpy.asarray(a) for v, a in (compiler.constants | fixed).items()}
+        self._ports = {name: Port.of(name, value) for name, value in self._inputs.items()}
         self._parameters = _named(trainable(self._block, compiler.constants))
 
     @property
@@ -71,6 +73,26 @@ class Program:
     def output_names(self) -> tuple[str, ...]:
         """Outputs in graph order."""
         return tuple(value.name or "" for value in self._block.outputs)
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """The inputs of a call as the graph declares them."""
+        return tuple(self._ports.values())
+
+    @property
+    def block(self) -> Block:
+        """The compiled graph, for whoever writes it in another form; native layers are steps with their node's name."""
+        return self._block
+
+    @property
+    def constants(self) -> Mapping[ir.Value, np.ndarray]:
+        """Every value of the graph and its bodies that is known without inputs, parameters included."""
+        return self._constants
+
+    @property
+    def parameter_values(self) -> Mapping[str, ir.Value]:
+        """Where the graph has each of `parameters`."""
+        return self._parameters
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
@@ -90,25 +112,10 @@ class Program:
         if missing := sorted(set(self._inputs) - set(feeds)):
             raise BadInput("missing inputs", where="call", got=", ".join(missing), expected=", ".join(self._inputs))
         for name, array in _checked_names(feeds, self._inputs).items():
-            scope[self._inputs[name]] = self._placed(name, array)
+            scope[self._inputs[name]] = self._ports[name].placed(array, self._backend)
         with np.errstate(all="ignore"):
             results = self._block.run(scope)
         return {name: self._backend.asarray(result) for name, result in zip(self.output_names, results, strict=True)}
-
-    def _placed(self, name: str, array: Array) -> Array:
-        """A call input on the backend, checked against the graph's declaration."""
-        value = self._inputs[name]
-        array = np.asarray(array) if isinstance(array, list | tuple | int | float) else array
-        if not _fits(tuple(array.shape), value.shape):
-            raise BadInput("wrong shape", where=f"input {name!r}", got=list(array.shape), expected=str(value.shape))
-        known = isinstance(array, np.ndarray)
-        dtype = array.dtype if known else self._backend.dtype(array)
-        if value.dtype is not None:
-            wanted = numpy_dtype(int(value.dtype), f"input {name!r}")
-            placed = self._backend.asarray(np.zeros(0, wanted))
-            if dtype not in (wanted, self._backend.dtype(placed)):
-                raise BadInput("wrong dtype", where=f"input {name!r}", got=str(dtype), expected=str(wanted))
-        return self._backend.asarray(array)
 
     def _choose(self, node: ir.Node) -> tuple[Handler, Sequence[int]] | None:
         layer = self._layers.get(node_name(node))
@@ -171,13 +178,6 @@ def _fixed(
         for name, value in inputs.items()
         if name in static
     }
-
-
-def _fits(shape: tuple[int, ...], declared: ir.Shape | None) -> bool:
-    if declared is None:
-        return True
-    sizes = [size if isinstance(size, int) else None for size in declared]
-    return len(sizes) == len(shape) and all(d in (None, s) for d, s in zip(sizes, shape, strict=True))
 
 
 def _named(values: Sequence[ir.Value]) -> dict[str, ir.Value]:

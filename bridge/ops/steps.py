@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -22,63 +23,105 @@ Scope: TypeAlias = "dict[ir.Value, Array]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One node ready to run: on its backend, or on numpy where every input is static."""
+class Operation:
+    """What one node computes, apart from the graph it stands in: on its backend, or on numpy where all is static."""
 
     node: Node
     static_node: Node
     handler: Handler
-    inputs: tuple[ir.Value | None, ...]
-    outputs: tuple[ir.Value, ...]
     attributes: Mapping[str, Any]
-    bodies: Mapping[str, Block]
-    captures: tuple[ir.Value, ...]
-    """Outer values that the bodies read."""
 
-    def run(self, scope: Scope) -> None:
-        """Compute the outputs and put them into `scope`."""
-        values = [None if value is None else scope[value] for value in self.inputs]
-        node, values = self._placed(values, [scope[value] for value in self.captures])
-        bodies = {name: block.bind(scope) for name, block in self.bodies.items()}
+    def run(
+        self,
+        values: Sequence[Array | None],
+        captured: Sequence[Array] = (),
+        bodies: Mapping[str, Body] = MappingProxyType({}),
+        sources: Callable[[int], Collection[str]] = lambda _: (),
+    ) -> tuple[Array, ...]:
+        """The outputs.
+
+        Args:
+            values: the inputs, None for those left out.
+            captured: what the bodies read beside their inputs.
+            bodies: the subgraphs.
+            sources: names of the graph inputs on which input number k hangs, for messages.
+        """
+        node, placed = self._placed(values, captured, sources)
         try:
-            results = self.handler.function(node, *values, **self.attributes, **bodies)
+            results = self.handler.function(node, *placed, **self.attributes, **bodies)
         except Exception as error:
             error.add_note(f"while running {self.node.where}")
             raise
         results = results if isinstance(results, tuple) else (results,)
-        for output, result in zip(self.outputs, results, strict=False):
-            scope[output] = node.backend.asarray(result) if node.backend.name == "numpy" else result
+        return tuple(map(node.backend.asarray, results)) if node.backend.name == "numpy" else results
 
-    def _placed(self, values: list[Array | None], captured: list[Array]) -> tuple[Node, list[Array | None]]:
+    def _placed(
+        self, values: Sequence[Array | None], captured: Sequence[Array], sources: Callable[[int], Collection[str]]
+    ) -> tuple[Node, Sequence[Array | None]]:
         """The node to run as, and the inputs where it wants them: static ones as numpy, the rest on its backend."""
         free = [value for at, value in enumerate(values) if not self.handler.is_static(at)]
-        like = next((value for value in [*free, *captured] if value is not None and not _is_static(value)), None)
+        like = next((value for value in [*free, *captured] if value is not None and not is_static(value)), None)
         if like is None and not self.handler.native:
-            return self.static_node, [self._known(at, value) for at, value in enumerate(values)]
+            return self.static_node, [self._known(at, value, sources) for at, value in enumerate(values)]
         if self.handler.label.raw:
             return self.node, values
         backend = self.node.backend
         return self.node, [
             value if value is None else
-            self._known(at, value) if self.handler.is_static(at) else
-            backend.asarray(value, like=like) if _is_static(value) else value
+            self._known(at, value, sources) if self.handler.is_static(at) else
+            backend.asarray(value, like=like) if is_static(value) else value
             for at, value in enumerate(values)
         ]  # fmt: skip
 
-    def _known(self, at: int, value: Array | None) -> np.ndarray | None:
-        if value is None or _is_static(value):
+    def _known(self, at: int, value: Array | None, sources: Callable[[int], Collection[str]]) -> np.ndarray | None:
+        if value is None or is_static(value):
             return value
         known = self.node.backend.concrete(value)
         if known is not None:
             return known
-        sources = sorted(graph_inputs(self.inputs[at]))
+        names = sorted(sources(at))
         reason = self.handler.label.reason
         raise Unsupported(
             f"input {self.handler.inputs[at]!r} must be known while tracing{f' ({reason})' if reason else ''}, "
-            f"and depends on the values of {', '.join(map(repr, sources)) or 'a graph input'}",
+            f"and depends on the values of {', '.join(map(repr, names)) or 'a graph input'}",
             where=self.node.where,
-            do=f"fix it at import: static={{{', '.join(f'{name!r}: value' for name in sources)}}}",
+            do=f"fix it at import: static={{{', '.join(f'{name!r}: value' for name in names)}}}",
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One node in its graph: what it computes, from which values to which."""
+
+    operation: Operation
+    inputs: tuple[ir.Value | None, ...]
+    outputs: tuple[ir.Value, ...]
+    bodies: Mapping[str, Block]
+    captures: tuple[ir.Value, ...]
+    """Outer values that the bodies read."""
+
+    @property
+    def handler(self) -> Handler:
+        """What carries the operator."""
+        return self.operation.handler
+
+    @property
+    def node(self) -> Node:
+        """The node on its backend."""
+        return self.operation.node
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The node's attributes, subgraphs left out."""
+        return self.operation.attributes
+
+    def run(self, scope: Scope) -> None:
+        """Compute the outputs and put them into `scope`."""
+        values = [None if value is None else scope[value] for value in self.inputs]
+        bodies = {name: block.bind(scope) for name, block in self.bodies.items()}
+        captured = [scope[value] for value in self.captures]
+        results = self.operation.run(values, captured, bodies, lambda at: graph_inputs(self.inputs[at]))
+        scope.update(zip(self.outputs, results, strict=False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +132,11 @@ class Block:
     outputs: tuple[ir.Value, ...]
     steps: tuple[Step, ...]
     captures: tuple[ir.Value, ...]
+
+    @property
+    def declared(self) -> tuple[tuple[int | None, tuple[int | None, ...] | None], ...]:
+        """Element type and sizes of the outputs, as `Body` has them."""
+        return tuple(map(_declared, self.outputs))
 
     def run(self, scope: Scope) -> tuple[Array, ...]:
         """Run every step in `scope`, which holds the inputs and captures; the outputs."""
@@ -103,7 +151,7 @@ class Block:
             captured = {value: outer[value] for value in self.captures}
             return self.run({**captured, **dict(zip(self.inputs, values, strict=True))})
 
-        return Body(run=run, declared=tuple(map(_declared, self.outputs)))
+        return Body(run=run, declared=self.declared)
 
     def walk(self) -> Iterator[Step]:
         """Every step, those of bodies too."""
@@ -134,7 +182,7 @@ class Compiler:
         for node in graph:
             step = self._step(node)
             if node.op_type == "Constant" and not step.inputs:
-                self.constants[step.outputs[0]] = step.handler.function(step.static_node, **step.attributes)
+                self.constants[step.outputs[0]] = step.handler.function(step.operation.static_node, **step.attributes)
             else:
                 steps.append(step)
         own = {*graph.inputs, *(output for step in steps for output in step.outputs)}
@@ -152,13 +200,16 @@ class Compiler:
         attributes, bodies = self._attributes(node, handler)
         blocks = {name: self.block(graph) for name, graph in bodies.items()}
         record = {"name": node_name(node), "op_type": node.op_type, "outputs": len(node.outputs)}
-        return Step(
+        operation = Operation(
             node=Node(backend=self.backend, **record),  # type: ignore[arg-type]
             static_node=Node(backend=self.static_backend, **record),  # type: ignore[arg-type]
             handler=handler,
+            attributes=attributes,
+        )
+        return Step(
+            operation=operation,
             inputs=inputs,
             outputs=tuple(node.outputs),
-            attributes=attributes,
             bodies=blocks,
             captures=tuple(dict.fromkeys(value for block in blocks.values() for value in block.captures)),
         )
@@ -214,5 +265,6 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _is_static(value: Array) -> bool:
+def is_static(value: Array) -> bool:
+    """Whether a value is known without running the backend."""
     return isinstance(value, np.ndarray | np.generic)
