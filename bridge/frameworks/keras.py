@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from bridge.cell import Cell
     from bridge.frameworks.door import ExportOptions
+    from bridge.frameworks.keras_files import Loaded
 
 
 def owns(source: object) -> bool:
@@ -32,7 +33,10 @@ def export(source: Any, options: ExportOptions) -> ir.Model:
     """
     from bridge.frameworks import keras_export
 
-    return keras_export.export(_opened(source, options.custom_objects), options)
+    loaded = _opened(source, options.custom_objects)
+    model = keras_export.export(loaded.model, options)
+    keras_export.add_notes(model, loaded.notes)
+    return model
 
 
 def cells(source: Any) -> dict[str, Cell]:
@@ -91,12 +95,13 @@ def execute(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     """Keras' own forward pass, inputs and outputs named as `export` names them."""
     from bridge.frameworks import keras_execute
 
-    return keras_execute.execute(_opened(source, None), feeds)
+    return keras_execute.execute(_opened(source, None).model, feeds)
 
 
-def _opened(source: Any, custom_objects: Mapping[str, type] | None) -> Any:
+def _opened(source: Any, custom_objects: Mapping[str, type] | None) -> Loaded:
+    """A live model, out of a file where `source` is a path."""
+    from bridge.frameworks.keras_files import Loaded, open_file
+
     if not isinstance(source, (str, os.PathLike)):
-        return source
-    from bridge.frameworks.keras_files import load
-
-    return load(os.fspath(source), custom_objects)
+        return Loaded(source)
+    return open_file(os.fspath(source), custom_objects)

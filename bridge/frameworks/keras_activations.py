@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from bridge.graph import Writer
 
+LEGACY: Final = MappingProxyType({"keras2_hard_sigmoid": Activation("HardSigmoid", 0.2, 0.5)})
+"""Functions of bridge that mean what Keras 2 meant: see keras_legacy_functions."""
+
 Expression: TypeAlias = "Callable[[Writer, ir.Value, int], ir.Value]"
 
 
@@ -34,10 +37,29 @@ def name_of(function: Any, where: str) -> str:
     name = getattr(function, "__name__", "")
     shipped = getattr(keras.activations, name, None)
     same_in_ops = name in ("tanh", "sigmoid", "relu") and function is getattr(keras.ops, name)
-    if function is not None and (function is shipped or same_in_ops):
+    if function is not None and (function is shipped or same_in_ops or function is _legacy(name)):
         return str(name)
     raise Unsupported("this activation is none that Keras ships, so its formula is unknown", where=where,
                       got=repr(function), do="use one of keras.activations by name")  # fmt: skip
+
+
+def _legacy(name: str) -> Any:
+    from bridge.frameworks import keras_legacy_functions
+
+    return getattr(keras_legacy_functions, name) if name in LEGACY else None
+
+
+def function_of(name: str) -> Any:
+    """What a Keras layer takes as the activation `name`: the name itself, or bridge's function of Keras 2."""
+    return _legacy(name) or name
+
+
+def onnx_activation(name: str) -> Activation | None:
+    """The activation of the recurrent operators that `name` (as `name_of` gives it) is; None where they lack it."""
+    from bridge import layout
+
+    found = LEGACY.get(name) or layout.activation("keras", name)
+    return found if isinstance(found, Activation) else None
 
 
 def write_activation(w: Writer, name: str, x: ir.Value, units_axis: int, where: str) -> ir.Value:
@@ -46,11 +68,10 @@ def write_activation(w: Writer, name: str, x: ir.Value, units_axis: int, where: 
     Raises:
         Unsupported: no exact expression in ONNX operators is known, or onnxruntime lacks it in this dtype.
     """
-    from bridge import layout
     from bridge.graph import activations
 
-    known = layout.activation("keras", name)
-    if isinstance(known, Activation):
+    known = onnx_activation(name)
+    if known is not None:
         return x if name == "linear" else activations.write_activation(w, known, x)
     if name not in EXPRESSIONS:
         raise Unsupported(f"activation {name!r} has no ONNX expression here", where=where,

@@ -13,6 +13,7 @@ import numpy as np
 from bridge.cell import Cell
 from bridge.errors import NotRepresentable, UsageError
 from bridge.frameworks import keras_graph
+from bridge.frameworks.keras_activations import name_of, onnx_activation
 from bridge.frameworks.keras_read import LAYOUTS, Direction, is_cell, is_recurrent, read_layer
 
 NATIVE: Final = MappingProxyType({"LSTM": "LSTM", "GRU": "GRU", "RNN": "SimpleRNN"})
@@ -191,7 +192,7 @@ def _plan(name: str, direction: Direction, cell: Cell) -> list[tuple[Any, np.nda
     options: dict[str, Any] = {"use_bias": bool(keras_cell.use_bias)}
     for option in ("activation", "recurrent_activation"):
         if hasattr(keras_cell, option):
-            options[option] = getattr(keras_cell, option).__name__
+            options[option] = onnx_activation(name_of(getattr(keras_cell, option), name))
     if own.op == "GRU":
         options["reset_after"] = bool(keras_cell.reset_after)
     params = layout.write_params(LAYOUTS[own.op], cell, **options)

@@ -18,19 +18,21 @@ if TYPE_CHECKING:
     from bridge.frameworks.door import ExportOptions
     from bridge.graph import Writer
 
-IDENTITIES = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout")
-"""Layers between recurrent ones that do nothing in inference."""
-
 
 def export(source: Any, options: ExportOptions) -> ir.Model:
-    """A recurrent layer, a cell, or a model made only of recurrent layers.
+    """A recurrent layer, a cell, or a model.
 
     Raises:
         BadInput: not built.
-        Unsupported: another layer, or an option of one, that is not carried.
+        UsageError: a subclassed model without an example.
+        Unsupported: a layer, or an option of one, that is not carried.
     """
     import keras
 
+    if isinstance(source, keras.Model) and not keras_graph.only_recurrent(source):
+        from bridge.frameworks.keras_whole import export_whole
+
+        return export_whole(source, options)
     if options.dynamic is not None:
         raise Unsupported("recurrent Keras layers export with symbolic batch and time; `dynamic` cannot change that",
                           where="to_onnx", do="leave `dynamic` out")  # fmt: skip
@@ -55,6 +57,13 @@ def _metadata(source: Any, notes: Sequence[str]) -> dict[str, str]:
     if notes:
         found["bridge.notes"] = json.dumps(list(dict.fromkeys(notes)))
     return found
+
+
+def add_notes(model: ir.Model, notes: Sequence[str]) -> None:
+    """Put what had to be decided to read a file before what the export of its model left out."""
+    if notes:
+        known = json.loads(model.metadata_props.get("bridge.notes", "[]"))
+        model.metadata_props["bridge.notes"] = json.dumps(list(dict.fromkeys([*notes, *known])))
 
 
 def _dtype(layer: Layer) -> str:
@@ -84,7 +93,7 @@ def state_shapes(layer: Layer) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _state_inputs(w: Writer, layer: Layer, prefix: str = "") -> list[ir.Value]:
+def state_inputs(w: Writer, layer: Layer, prefix: str = "") -> list[ir.Value]:
     dtype = _dtype(layer)
     return [w.input(f"{prefix}initial_{name}", dtype, ["batch", *shape])
             for name, shape in zip(layer.state_names, state_shapes(layer), strict=True)]  # fmt: skip
@@ -97,16 +106,16 @@ def _export_layer(source: Any, options: ExportOptions) -> ir.Model:
     rank = 2 + len(shape)
     value = w.input("input", dtype, ["batch", "time", *shape])
     mask = Mask(w, w.input("lengths", "int32", ["batch"])) if options.lengths else None
-    initial = _state_inputs(w, layer) if options.states == "inputs" or layer.stateful else None
+    initial = state_inputs(w, layer) if options.states == "inputs" or layer.stateful else None
     written = write_layer(w, layer, Series.of(w, value, tuple(range(rank))), initial, mask, options.form)
     for name, output in zip(("output", "output_backward"), written.outputs, strict=False):
         w.output(_batch_major(output), name, dtype)
     for name, state in zip(layer.state_names, written.states, strict=True):
-        w.output(state, _final(name), dtype)
+        w.output(state, final_name(name), dtype)
     return w.model(_metadata(source, layer.notes))
 
 
-def _final(state: str) -> str:
+def final_name(state: str) -> str:
     return f"{state[0]}_n{state[1:]}"
 
 
@@ -121,11 +130,11 @@ def _export_cell(source: Any, options: ExportOptions) -> ir.Model:
     dtype = _dtype(layer)
     w = _writer(options, dtype, layer.name)
     value = w.input("input", dtype, ["batch", *input_shape(layer)])
-    initial = _state_inputs(w, layer) if options.states == "inputs" else None
+    initial = state_inputs(w, layer) if options.states == "inputs" else None
     step = Series.of(w, w.unsqueeze(value, 0), (1, 0, 2))
     written = write_layer(w, layer, step, initial, None, options.form)
     for name, state in zip(layer.state_names, written.states, strict=True):
-        w.output(state, _final(name), dtype)
+        w.output(state, final_name(name), dtype)
     return w.model(_metadata(source, layer.notes))
 
 
@@ -168,7 +177,7 @@ class ModelExport:
         return values
 
     def _call(self, operation: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if type(operation).__name__ in IDENTITIES and type(operation).__module__.startswith("keras."):
+        if type(operation).__name__ in keras_graph.IDENTITIES and type(operation).__module__.startswith("keras."):
             _refuse_arguments(path, {name: value for name, value in kwargs.items() if name not in ("training", "mask")})
             _refuse_training(path, kwargs, dropout=True)
             self._notes.append(f"{path}: {type(operation).__name__} does nothing in inference")
@@ -189,12 +198,12 @@ class ModelExport:
         mask = x.mask if initial is None else None
         exposed = initial is None and (layer.stateful or self._options.states == "inputs")
         if exposed:
-            initial = _state_inputs(self._w, layer, f"{layer.name}.")
+            initial = state_inputs(self._w, layer, f"{layer.name}.")
         written = write_layer(
             self._w, layer, x, initial, mask, self._options.form, states=exposed or layer.return_state
         )
         if exposed:
-            self._states += [(f"{layer.name}.{_final(name)}", state)
+            self._states += [(f"{layer.name}.{final_name(name)}", state)
                              for name, state in zip(layer.state_names, written.states, strict=True)]  # fmt: skip
         outputs = [output.masked(x.mask) if isinstance(output, Series) else output for output in written.outputs]
         return nested_outputs(layer, outputs, written)

@@ -6,6 +6,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bridge.cell import Cell
@@ -15,30 +16,48 @@ from bridge.frameworks.keras_read import no_copy_warning
 EXECUTABLE = ("Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
 """Classes whose configuration holds code, or names a file that does."""
 
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model out of a file, and what had to be decided to read it."""
+
+    model: Any
+    notes: tuple[str, ...] = ()
+
+
 MODULES = ("keras", "builtins")
 """Where classes that a file names may come from; others only as custom_objects."""
 
 
 def load(path: str, custom_objects: Mapping[str, type] | None) -> Any:
-    """The model in a .keras file.
+    """The model in a .keras or .h5 file.
 
     Raises:
         BadInput: malformed.
-        Unsupported: classes that are not Keras' own and not given, code, or a whole model in .h5.
+        Unsupported: classes that are not Keras' own and not given, or code.
     """
+    return open_file(path, custom_objects).model
+
+
+def open_file(path: str, custom_objects: Mapping[str, type] | None) -> Loaded:
+    """As `load`, with what had to be decided to read the file."""
     if path.lower().endswith(".h5"):
-        raise Unsupported("a whole model in .h5 is not exported yet", where=path,
-                          do="take its cells: bridge.cells(path), then bridge.build and bridge.to_onnx")  # fmt: skip
+        from bridge.frameworks.keras_legacy import load_legacy
+
+        return load_legacy(path, custom_objects)
     _check_archive(path, custom_objects or {})
     import keras
 
+    from bridge.frameworks import keras_cells, keras_legacy_functions  # noqa: F401 (registered with Keras by importing)
+
     try:
         with no_copy_warning():
-            return keras.saving.load_model(
+            model = keras.saving.load_model(
                 path, custom_objects=dict(custom_objects or {}), compile=False, safe_mode=True
             )
     except (ValueError, TypeError, KeyError, OSError, AttributeError, IndexError, zipfile.BadZipFile) as error:
         raise BadInput(f"Keras cannot load this file: {error}", where=path) from error
+    return Loaded(model)
 
 
 def cells_of_file(path: str) -> dict[str, Cell]:
@@ -73,6 +92,15 @@ def _check_archive(path: str, custom_objects: Mapping[str, type]) -> None:
         raise BadInput(
             "not a readable .keras file", where=path, got=str(error), do="check the path, or save it again"
         ) from error
+    check_classes(config, path, custom_objects)
+
+
+def check_classes(config: Any, path: str, custom_objects: Mapping[str, type]) -> None:
+    """Refuse a configuration that holds code or names a class from elsewhere.
+
+    Raises:
+        Unsupported: the class is named.
+    """
     for module, name, registered in _classes(config):
         given = name in custom_objects or registered in custom_objects
         if name in EXECUTABLE:

@@ -51,6 +51,8 @@ class FileCells:
 
     cells: Mapping[str, Cell]
     notes: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    """The arrays that are no cell's."""
 
 
 def read_h5(path: str) -> FileCells:
@@ -77,8 +79,12 @@ def _read(file: Any, path: str) -> FileCells:
     document = model_document(file, path)
     configs, model = dict(_configurations(document)), _model_name(document)
     halves: dict[str, dict[str, Cell]] = {}
+    used: set[tuple[str, ...]] = set()
     notes: list[str] = []
-    for groups, arrays in _weight_sets(file, path):
+    datasets = _datasets(file, path)
+    for above, arrays in _weight_sets(datasets, path):
+        groups = tuple(group for group in above if group != "model_weights")
+        used.add(above)
         layer, half = _layer_name([group for group in groups if group != model])
         where = f"{path}: {layer}"
         config = next((configs[name] for name in (half, *reversed(groups)) if name in configs), None)
@@ -92,7 +98,8 @@ def _read(file: Any, path: str) -> FileCells:
         notes.append("the file does not record the order of its layers; they stand here by name")
     ordered = sorted(halves, key=lambda layer: _rank(layer, order))
     cells = {name: cell for layer in ordered for name, cell in _joined(layer, halves[layer]).items()}
-    return FileCells(cells, tuple(dict.fromkeys(notes)))
+    others = tuple(name for name in datasets if tuple(name.split("/")[:-1]) not in used)
+    return FileCells(cells, tuple(dict.fromkeys(notes)), others)
 
 
 def _layer_names(file: Any) -> list[str]:
@@ -146,18 +153,22 @@ def _configurations(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             pending += node
 
 
-def _weight_sets(file: Any, path: str) -> Iterator[tuple[tuple[str, ...], dict[str, np.ndarray]]]:
-    """The groups above each recurrent layer's weights, and the weights by name."""
+def _datasets(file: Any, path: str) -> dict[str, Any]:
+    """Every dataset by name, but those of an optimizer."""
     import h5py
 
     refuse_links(file, path)
-    datasets: dict[str, Any] = {}
-    file.visititems(lambda name, item: datasets.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
+    found: dict[str, Any] = {}
+    file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
+    return {name: dataset for name, dataset in found.items()
+            if name.split("/")[0] not in ("optimizer_weights", "optimizer")}  # fmt: skip
+
+
+def _weight_sets(datasets: Mapping[str, Any], path: str) -> Iterator[tuple[tuple[str, ...], dict[str, np.ndarray]]]:
+    """The groups above each recurrent layer's weights, and the weights by name."""
     sets: dict[tuple[str, ...], dict[str, Any]] = {}
     for name, dataset in datasets.items():
         *groups, leaf = name.split("/")
-        if groups[:1] == ["optimizer_weights"] or "optimizer" in groups[:1]:
-            continue
         leaf = leaf.partition(":")[0]
         if groups[-2:] == ["cell", "vars"] and leaf in ("0", "1", "2"):
             leaf = LEAVES[int(leaf)]
@@ -166,8 +177,7 @@ def _weight_sets(file: Any, path: str) -> Iterator[tuple[tuple[str, ...], dict[s
     for above, found in sets.items():
         # A ConvLSTM has these names too, with kernels of more axes: it is no cell.
         if "recurrent_kernel" in found and found["recurrent_kernel"].ndim == 2 and "kernel" in found:
-            names = tuple(group for group in above if group != "model_weights")
-            yield names, {key: stored_array(found[key], f"{path}: {'/'.join(above)}/{key}") for key in found}
+            yield above, {key: stored_array(found[key], f"{path}: {'/'.join(above)}/{key}") for key in found}
 
 
 def _layer_name(groups: Sequence[str]) -> tuple[str, str]:

@@ -32,6 +32,11 @@ class FileVersion:
         return "keras" if self.numbers[:1] >= (3,) else "keras2"
 
     @property
+    def is_multi_backend(self) -> bool:
+        """Whether it is Keras before TensorFlow took it over, at 2.4; TensorFlow's own said -tf until then."""
+        return (0,) < self.numbers < (2, 4) and not self.text.endswith("-tf")
+
+    @property
     def recurrent_activation(self) -> str | None:
         """The default of LSTM and GRU; None where the version does not tell."""
         if not self.numbers or self.text == "2.2.4-tf" or (self.text.endswith("-tf") and self.numbers < (2, 2, 4)):
@@ -59,7 +64,7 @@ def attribute_names(group: Any, key: str) -> list[str]:
     """A list of names, which long lists have in parts: `weight_names`, or `weight_names0`, `weight_names1`, …."""
     if key in group.attrs:
         return [text_of(name) for name in group.attrs[key]]
-    parts = []
+    parts: list[Any] = []
     while f"{key}{len(parts)}" in group.attrs:
         parts.append(group.attrs[f"{key}{len(parts)}"])
     return [text_of(name) for part in parts for name in part]

@@ -13,6 +13,7 @@ import numpy as np
 from bridge.cell import Cell
 from bridge.errors import BadInput
 from bridge.frameworks import keras_build
+from bridge.frameworks.keras_activations import function_of
 from bridge.frameworks.keras_scan import LAYER, OWN_LAYOUTS, from_convolution
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def _layer_of_scan(model: ir.Model, node: ir.Node, name: str) -> tuple[Any, bool
     options |= {"return_sequences": True, "return_state": True, "zero_output_for_mask": True, "name": name}
     try:
         _check_options(options)
+        options |= {key: function_of(options[key]) for key in ("activation", "recurrent_activation") if key in options}
         layer = getattr(keras.layers, kind)(**options)
     except (TypeError, ValueError) as error:
         raise BadInput(f"the metadata {LAYER} describes no {kind}: {error}", where=str(node.name)) from error

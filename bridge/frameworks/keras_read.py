@@ -17,7 +17,7 @@ import numpy as np
 
 from bridge.cell import GATES, Cell, Op
 from bridge.errors import BadInput, NotRepresentable, Unsupported
-from bridge.frameworks.keras_activations import name_of
+from bridge.frameworks.keras_activations import name_of, onnx_activation
 
 OPERATORS: Final = MappingProxyType({"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "RNN"})
 """ONNX operator of each native Keras cell."""
@@ -213,7 +213,7 @@ def _read_cell(layer: Any, cell: Any, where: str) -> Direction:
     options: dict[str, Any] = {"reset_after": bool(cell.reset_after)} if op == "GRU" else {}
     fits = _operator_has(names, cell.variable_dtype)
     if fits:
-        options |= dict(zip(_activation_options(op), names, strict=True))
+        options |= dict(zip(_activation_options(op), map(onnx_activation, names), strict=True))
     onnx_cell = layout.read_params(LAYOUTS[op], weights_of(cell, where), **options)
     return Direction(layer=layer, keras_cell=cell, cell=onnx_cell, activations=names, fits_operator=fits)
 
@@ -260,11 +260,11 @@ def _activation_names(cell: Any, where: str) -> tuple[str, ...]:
 
 
 def _operator_has(names: Sequence[str], dtype: str) -> bool:
-    from bridge import layout
-
-    found = [layout.activation("keras", name) for name in names]
+    found = [onnx_activation(name) for name in names]
     # alpha and beta are float32 attributes: in float64 1/6 and 0.2 would lose half their digits, a Scan keeps them.
-    inexact = dtype == "float64" and any(name in ("hard_sigmoid", "leaky_relu") for name in names)
+    inexact = dtype == "float64" and any(
+        name in ("hard_sigmoid", "keras2_hard_sigmoid", "leaky_relu") for name in names
+    )
     return all(activation is not None for activation in found) and not inexact
 
 

@@ -173,10 +173,11 @@ def test_an_activation_that_the_operator_lacks_is_refused(rng: np.random.Generat
         door.cells(path)
 
 
-def test_a_whole_model_in_h5_is_not_exported(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_weights_alone_export_as_their_stack(rng: np.random.Generator, tmp_path: Path) -> None:
     path = write_legacy(tmp_path / "m.h5", weights_of(rng, 4, (4 * UNITS,)))
-    with pytest.raises(Unsupported, match=r"a whole model in \.h5"):
-        door.export(path, ExportOptions())
+    model = assert_export_agrees(path, rng)
+    assert [output.name for output in model.graph.outputs] == ["layer_1", "layer_1.1", "layer_1.2"]
+    assert "the defaults of Keras 2.2.0" in model.metadata_props["bridge.notes"]
 
 
 # ---------------------------------------------------------------------- hostile files
