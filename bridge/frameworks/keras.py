@@ -46,15 +46,15 @@ def cells(source: Any) -> dict[str, Cell]:
         BadInput: not built, or a malformed file.
         Unsupported: a custom recurrent layer.
     """
+    if isinstance(source, (str, os.PathLike)):
+        from bridge.frameworks.keras_files import cells_of_file
+
+        return cells_of_file(os.fspath(source))
     import keras
 
     from bridge.frameworks import keras_graph
     from bridge.frameworks.keras_read import is_cell, is_recurrent, read_layer
 
-    if isinstance(source, (str, os.PathLike)):
-        from bridge.frameworks.keras_files import cells_of_file
-
-        return cells_of_file(os.fspath(source))
     found = [("", source)] if is_recurrent(source) or is_cell(source) else []
     if isinstance(source, keras.Model):
         found = list(keras_graph.recurrent_layers(source))
