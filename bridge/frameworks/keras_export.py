@@ -94,6 +94,7 @@ def state_shapes(layer: Layer) -> list[tuple[int, ...]]:
 
 
 def state_inputs(w: Writer, layer: Layer, prefix: str = "") -> list[ir.Value]:
+    """New graph inputs for the initial states of `layer`, in Keras' order and axes."""
     dtype = _dtype(layer)
     return [w.input(f"{prefix}initial_{name}", dtype, ["batch", *shape])
             for name, shape in zip(layer.state_names, state_shapes(layer), strict=True)]  # fmt: skip
@@ -116,6 +117,7 @@ def _export_layer(source: Any, options: ExportOptions) -> ir.Model:
 
 
 def final_name(state: str) -> str:
+    """The name of the final state that goes with a state: `h_n` for "h", `h_n_forward` for "h_forward"."""
     return f"{state[0]}_n{state[1:]}"
 
 

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from bridge.errors import BadInput, Unsupported
 from bridge.frameworks.keras_read import is_recurrent
 
 Call = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], Any]
 """What stands in for a layer: (layer, path, positional and keyword arguments) -> outputs as the layer nests them."""
+
+
+IDENTITIES: Final = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout")
+"""Layers between recurrent ones that do nothing in inference."""
+
+
+def only_recurrent(model: Any) -> bool:
+    """Whether a model is nothing but native recurrent layers, one after another or side by side, without masks."""
+    import keras
+
+    functional: Any = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
+    if type(functional).__name__ != "Functional" or not hasattr(functional, "_run_through_graph"):
+        return functional is None  # not built yet: the error of that is the same
+    for operation in functional.operations:
+        native = type(operation).__module__.startswith("keras.")
+        if isinstance(operation, keras.Model):
+            if not only_recurrent(operation):
+                return False
+        elif is_recurrent(operation):
+            if isinstance(getattr(operation, "cell", None), keras.layers.StackedRNNCells):
+                return False
+        elif not (native and type(operation).__name__ in (*IDENTITIES, "InputLayer")):
+            return False
+    return not any(_given_mask(node) for node in functional._nodes)  # noqa: SLF001 (no public list of calls)
+
+
+def _given_mask(node: Any) -> bool:
+    arguments = getattr(node, "arguments", None)
+    return arguments is not None and (len(arguments.args) > 2 or arguments.kwargs.get("mask") is not None)
 
 
 def functional_of(model: Any, where: str = "") -> Any:
@@ -82,14 +111,39 @@ def output_names(model: Any) -> list[str]:
     return names
 
 
-def recurrent_layers(source: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every recurrent layer inside a model, with its path, in the order in which Keras lists them."""
+def all_layers(source: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every layer inside a model or layer, with its path, once, in the order in which Keras lists them.
+
+    A recurrent layer is one layer: nothing inside of it is listed.
+    """
+    yield from _listed(source, prefix, set(), set())
+
+
+def _listed(source: Any, prefix: str, seen: set[int], taken: set[str]) -> Iterator[tuple[str, Any]]:
+    for layer in _children(source):
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        path, count = f"{prefix}{layer.name}", 0
+        while path in taken:  # names are unique in a functional model only
+            count += 1
+            path = f"{prefix}{layer.name}_{count}"
+        taken.add(path)
+        yield path, layer
+        if not is_recurrent(layer):
+            yield from _listed(layer, f"{path}.", seen, taken)
+
+
+def _children(source: Any) -> list[Any]:
     import keras
 
-    for layer in source.layers:
+    if isinstance(source, keras.Model):
+        return list(source.layers)
+    return list(source._flatten_layers(include_self=False, recursive=False))  # noqa: SLF001 (no public list)
+
+
+def recurrent_layers(source: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every recurrent layer inside a model, with its path, in the order in which Keras lists them."""
+    for path, layer in all_layers(source, prefix):
         if is_recurrent(layer):
-            yield f"{prefix}{layer.name}", layer
-        elif isinstance(layer, keras.Model):
-            yield from recurrent_layers(layer, f"{prefix}{layer.name}.")
-        elif isinstance(layer, keras.layers.Wrapper) and is_recurrent(layer.layer):
-            yield f"{prefix}{layer.name}.{layer.layer.name}", layer.layer
+            yield path, layer

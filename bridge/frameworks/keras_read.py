@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -72,10 +72,14 @@ class Layer:
     merge: Literal["concat", "sum", "ave", "mul"] | None = None
     """How two directions become one output; None keeps them apart. Meaningless for one direction."""
     notes: tuple[str, ...] = ()
+    joined: Cell | None = field(init=False)
+    """Both directions as one bidirectional Cell; None where there is one, or where they cannot be joined."""
 
-    @property
-    def joined(self) -> Cell | None:
-        """Both directions as one bidirectional Cell; None where there is one, or where they cannot be joined."""
+    def __post_init__(self) -> None:
+        # Once, so that a node and a Scan of the same cell share its arrays.
+        object.__setattr__(self, "joined", self._join())
+
+    def _join(self) -> Cell | None:
         if len(self.directions) != 2 or not all(d.cell is not None and d.fits_operator for d in self.directions):
             return None
         forward, backward = (d.cell for d in self.directions)
@@ -144,6 +148,34 @@ def read_layer(layer: Any, name: str = "") -> Layer:
                  notes=_notes(direction.keras_cell, name))  # fmt: skip
 
 
+def read_layers(layer: Any, name: str = "") -> tuple[Layer, ...]:
+    """The same as `read_layer`, one after another for an RNN of several cells, which are called `name.0`, `name.1`, ….
+
+    Raises:
+        Unsupported, BadInput: as `read_layer`.
+    """
+    import keras
+
+    stacked = getattr(layer, "cell", None)
+    if not isinstance(stacked, keras.layers.StackedRNNCells):
+        return (read_layer(layer, name),)
+    name = name or layer.name
+    kinds = keras.layers
+    _check_native(layer, (kinds.RNN,), LAYER_METHODS, name)
+    _check_native(stacked, (kinds.StackedRNNCells,), CELL_METHODS, name)
+    found = []
+    for at, cell in enumerate(stacked.cells):
+        path, last = f"{name}.{at}", at == len(stacked.cells) - 1
+        direction = _directed(_read_cell(layer, cell, path), layer)
+        # What an inner cell gives at a masked step is never read.
+        direction = direction if last else replace(direction, zero_output=True)
+        found.append(Layer(
+            name=path, directions=(direction,), sequences=not last or bool(layer.return_sequences),
+            return_state=bool(layer.return_state), stateful=bool(layer.stateful), notes=_notes(cell, path),
+        ))  # fmt: skip
+    return tuple(found)
+
+
 def _read_bidirectional(layer: Any, name: str) -> Layer:
     import keras
 
@@ -167,7 +199,11 @@ def _read_direction(layer: Any, name: str) -> Direction:
     native = (kinds.LSTM, kinds.GRU, kinds.SimpleRNN, kinds.ConvLSTM1D, kinds.ConvLSTM2D, kinds.ConvLSTM3D, kinds.RNN)
     _check_native(layer, native, LAYER_METHODS, name)
     read = _read_convolution if type(layer.cell).__name__ == "ConvLSTMCell" else _read_cell
-    direction = read(layer, layer.cell, name)
+    return _directed(read(layer, layer.cell, name), layer)
+
+
+def _directed(direction: Direction, layer: Any) -> Direction:
+    """`direction` with the options of the layer around its cell."""
     cell = direction.cell
     backwards = bool(layer.go_backwards)
     return replace(

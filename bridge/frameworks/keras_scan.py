@@ -40,6 +40,8 @@ def write_direction(
     steps: ir.Value | None,
     initial: Sequence[ir.Value] | None,
     name: str,
+    *,
+    hold: bool = False,
 ) -> tuple[ir.Value, list[ir.Value]]:
     """One direction as a Scan.
 
@@ -50,6 +52,8 @@ def write_direction(
         steps: bool [T, N], which steps are valid; None for all.
         initial: states [N, H] or [N, F, *S]; zeros where None.
         name: of the node.
+        hold: whether a step that is not valid outputs h, which it keeps, and not zero. No native layer is described
+            by such a Scan.
 
     Returns:
         The outputs [T, N, ...] in the order of time, zero where a step is not valid, and the final states [N, ...]:
@@ -71,14 +75,17 @@ def write_direction(
         if len(xs) == 1:
             return new, [new[0]]
         valid = b.unsqueeze(xs[1], *range(1, len(shape)))
-        kept = [b.op("Where", valid, value, old) for value, old in zip(new, carry, strict=True)]
+        kept = [b.typed(b.op("Where", valid, value, old), shape) for value, old in zip(new, carry, strict=True)]
+        if hold:
+            return kept, [kept[0]]
         zero = b.constant(np.asarray(0, _numpy_dtype(x)))
         return kept, [b.typed(b.op("Where", valid, new[0], zero), shape)]
 
     names = {key: str(value.name) for key, value in weights.items()}
+    metadata = {"bridge.path": name} if hold and steps is not None else _metadata(direction, names, name)
     final, (y,) = w.scan(
         body, [w.typed(state, shape) for state in initial], [x] if steps is None else [x, steps],
-        reverse=direction.backwards, name=name, metadata=_metadata(direction, names, name))  # fmt: skip
+        reverse=direction.backwards, name=name, metadata=metadata)  # fmt: skip
     return y, list(final)
 
 

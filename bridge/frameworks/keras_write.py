@@ -74,8 +74,8 @@ def write_layer(
                           where=layer.name, do="export with zero states")  # fmt: skip
     if mask is not None:
         for direction in layer.directions:
-            _check_mask(layer, direction)
-        initial = initial or _learned_states(w, layer, x)
+            check_mask(layer, direction)
+        initial = initial or learned_states(w, layer, x)
     joined = layer.joined
     if joined is not None and layer.merge == "concat" and layer.sequences and _leaves_zeros(layer, mask):
         return _write_concatenated(w, layer, x, initial, mask, form, states)
@@ -84,38 +84,40 @@ def write_layer(
     ]  # fmt: skip
     outputs = [_output(w, layer, at, run, mask) for at, run in enumerate(runs)]
     finals = tuple(state for run in runs for state in _final_states(run, mask)) if states else ()
-    return Written(_merge(w, layer, outputs), finals)
+    return Written(merge(w, layer, outputs), finals)
 
 
-def _order(rank: int) -> Order:
+def time_major(rank: int) -> Order:
+    """Time first, then batch."""
     return (1, 0, *range(2, rank))
 
 
-def _channels(direction: Direction, rank: int) -> Order:
+def channels(direction: Direction, rank: int) -> Order:
     """Time first, then batch; the channels of a channels_last ConvLSTM next."""
     if direction.convolutional and direction.keras_cell.data_format == "channels_last":
         return (1, 0, rank - 1, *range(2, rank - 1))
-    return _order(rank)
+    return time_major(rank)
 
 
 # ---------------------------------------------------------------------- nodes
 
 
-def _initial_of(layer: Layer, at: int, initial: Sequence[ir.Value] | None) -> tuple[ir.Value, ...] | None:
+def initial_of(layer: Layer, at: int, initial: Sequence[ir.Value] | None) -> tuple[ir.Value, ...] | None:
+    """The initial states of direction `at` among those of all."""
     if initial is None:
         return None
     start = sum(direction.num_states for direction in layer.directions[:at])
     return tuple(initial[start : start + layer.directions[at].num_states])
 
 
-def _learned_states(w: Writer, layer: Layer, x: Series) -> list[ir.Value] | None:
+def learned_states(w: Writer, layer: Layer, x: Series) -> list[ir.Value] | None:
     """The constant states of bridge's own cells as values, zeros where one has none; None where none has any."""
     from bridge.graph.recurrent import expand_state
 
     cells = [direction.cell for direction in layer.directions]
     if all(cell is None or (cell.initial_h is None and cell.initial_c is None) for cell in cells):
         return None
-    value, states = x.in_order(_order(x.rank)), []
+    value, states = x.in_order(time_major(x.rank)), []
     for name, direction, cell in zip(layer.node_names, layer.directions, cells, strict=True):
         for kind in ("initial_h", "initial_c")[: direction.num_states]:
             array = np.zeros((1, 1, cell.hidden_size), cell.dtype) if cell is not None else np.zeros(())
@@ -134,9 +136,8 @@ def _write_direction(
     form: Form,
 ) -> Run:
     direction, name = layer.directions[at], layer.node_names[at]
-    own = _initial_of(layer, at, initial)
-    order = _channels(direction, x.rank)
-    value = x.in_order(order)
+    own = initial_of(layer, at, initial)
+    value = x.in_order(channels(direction, x.rank))
     if direction.cell is not None and direction.fits_operator:
         states: dict[str, Any] = {
             f"initial_{letter}": w.unsqueeze(state, 0) for letter, state in zip("hc", own or (), strict=False)
@@ -145,13 +146,32 @@ def _write_direction(
                                  form=form, **states)  # fmt: skip
         kept = tuple(w.squeeze(state, 0) for state in states_ if state is not None)
         return Run(direction, w.squeeze(Y, 1) if layer.sequences else Y, kept, own)
+    steps = None if mask is None else mask.valid(value)
+    y, finals = write_scan(w, direction, x, own, steps, name)
+    return Run(direction, y, finals, own)
+
+
+def write_scan(
+    w: Writer,
+    direction: Direction,
+    x: Series,
+    initial: Sequence[ir.Value] | None,
+    steps: ir.Value | None,
+    name: str,
+    *,
+    hold: bool = False,
+) -> tuple[ir.Value, tuple[ir.Value, ...]]:
+    """One direction that no operator has: outputs [T, N, ...] and final states [N, ...] in Keras' axes.
+
+    `initial`, `steps` and `hold` are those of `keras_scan.write_direction`.
+    """
+    order = channels(direction, x.rank)
     axes = [0, *(axis - 1 for axis in order[2:])]  # the same move for a state, which has no time axis
     inverse = [axes.index(axis) for axis in range(len(axes))]
-    start = None if own is None else [w.transpose(state, axes) for state in own]
-    steps = None if mask is None else mask.valid(value)
-    y, finals = keras_scan.write_direction(w, direction, value, steps, start, name)
+    start = None if initial is None else [w.transpose(state, axes) for state in initial]
+    y, finals = keras_scan.write_direction(w, direction, x.in_order(order), steps, start, name, hold=hold)
     back = tuple(w.transpose(state, inverse) for state in finals)
-    return Run(direction, w.transpose(y, (0, *(axis + 1 for axis in inverse))), back, own)
+    return w.transpose(y, (0, *(axis + 1 for axis in inverse))), back
 
 
 def _write_joined(
@@ -160,7 +180,7 @@ def _write_joined(
     Y, finals = _bidirectional(w, layer, x, initial, mask, form)
     return [
         Run(direction, w.take(Y, at, 1) if layer.sequences else Y, tuple(w.take(final, at, 0) for final in finals),
-            _initial_of(layer, at, initial))
+            initial_of(layer, at, initial))
         for at, direction in enumerate(layer.directions)
     ]  # fmt: skip
 
@@ -184,7 +204,7 @@ def _write_concatenated(
 
     if not states:
         return Written((Series(make, 3),), ())
-    runs = [Run(direction, Y, tuple(w.take(final, at, 0) for final in finals), _initial_of(layer, at, initial))
+    runs = [Run(direction, Y, tuple(w.take(final, at, 0) for final in finals), initial_of(layer, at, initial))
             for at, direction in enumerate(layer.directions)]  # fmt: skip
     return Written((Series(make, 3),), tuple(state for run in runs for state in _final_states(run, mask)))
 
@@ -214,16 +234,19 @@ def _backend() -> str:
     return str(keras.backend.backend())
 
 
-def _zeros_masked(direction: Direction) -> bool:
+def zeros_masked(direction: Direction) -> bool:
+    """Whether a masked step outputs zeros."""
     # The unrolled loop of the jax backend does not look at zero_output_for_mask.
     return direction.zero_output and not (direction.unroll and _backend() == "jax")
 
 
-def _leads_with_initial(direction: Direction) -> bool:
+def leads_with_initial(direction: Direction) -> bool:
+    """Whether masked steps before any other output the initial h; zeros where not."""
     return _backend() == "jax" and not direction.unroll and not direction.zero_output
 
 
-def _check_mask(layer: Layer, direction: Direction) -> None:
+def check_mask(layer: Layer, direction: Direction) -> None:
+    """Refuse options under which Keras itself fails on a mask, or masks the wrong steps."""
     backend = _backend()
     if direction.convolutional and backend == "jax":
         raise Unsupported("Keras' jax backend applies a mask to the wrong axes of a ConvLSTM", where=layer.name,
@@ -239,7 +262,7 @@ def _check_mask(layer: Layer, direction: Direction) -> None:
 def _leaves_zeros(layer: Layer, mask: Mask | None) -> bool:
     """Whether the operator's zeros past a length are what Keras outputs too."""
     return mask is None or all(
-        _zeros_masked(direction) or (direction.backwards and not _leads_with_initial(direction))
+        zeros_masked(direction) or (direction.backwards and not leads_with_initial(direction))
         for direction in layer.directions
     )
 
@@ -261,11 +284,11 @@ def _output(w: Writer, layer: Layer, at: int, run: Run, mask: Mask | None) -> Se
     # Keras leaves go_backwards in processing order; Bidirectional flips its second layer once more.
     if run.direction.backwards != (at == 1):
         y = sequences.flip(w, y, 0)
-    return Series.of(w, y, _order(len(y.shape or ())))
+    return Series.of(w, y, time_major(len(y.shape or ())))
 
 
 def _lead(run: Run) -> ir.Value | None:
-    return run.initial[0] if run.initial is not None and _leads_with_initial(run.direction) else None
+    return run.initial[0] if run.initial is not None and leads_with_initial(run.direction) else None
 
 
 def _last_valid(run: Run, mask: Mask) -> ir.Value:
@@ -274,7 +297,7 @@ def _last_valid(run: Run, mask: Mask) -> ir.Value:
 
 
 def _masked_outputs(w: Writer, run: Run, mask: Mask) -> ir.Value:
-    if _zeros_masked(run.direction):
+    if zeros_masked(run.direction):
         return run.y
     if run.direction.backwards:
         lead = _lead(run)
@@ -284,7 +307,7 @@ def _masked_outputs(w: Writer, run: Run, mask: Mask) -> ir.Value:
 
 def _last_output(run: Run, mask: Mask) -> ir.Value:
     # The last step in processing order: time T - 1 forward, which may be masked, time 0 backwards.
-    if _zeros_masked(run.direction) and not run.direction.backwards:
+    if zeros_masked(run.direction) and not run.direction.backwards:
         return mask.choose(mask.full(run.y), run.states[0], None)
     return _last_valid(run, mask)
 
@@ -292,10 +315,11 @@ def _last_output(run: Run, mask: Mask) -> ir.Value:
 # ---------------------------------------------------------------------- merging
 
 
-def _merge(w: Writer, layer: Layer, outputs: list[Series | ir.Value]) -> tuple[Series | ir.Value, ...]:
+def merge(w: Writer, layer: Layer, outputs: list[Series | ir.Value]) -> tuple[Series | ir.Value, ...]:
+    """The outputs of two directions as the layer merges them; those of one as they are."""
     if len(outputs) == 1 or layer.merge is None:
         return tuple(outputs)
-    values = [output.in_order(_order(output.rank)) if isinstance(output, Series) else output for output in outputs]
+    values = [output.in_order(time_major(output.rank)) if isinstance(output, Series) else output for output in outputs]
     first, second = values
     if layer.merge == "concat":
         merged = w.concat(values, -1)
@@ -305,4 +329,4 @@ def _merge(w: Writer, layer: Layer, outputs: list[Series | ir.Value]) -> tuple[S
         merged = w.op("Div", total, w.constant(two))
     else:
         merged = w.op({"sum": "Add", "mul": "Mul"}[layer.merge], first, second)
-    return (Series.of(w, merged, _order(len(values[0].shape or ()))) if layer.sequences else merged,)
+    return (Series.of(w, merged, time_major(len(values[0].shape or ()))) if layer.sequences else merged,)

@@ -46,6 +46,7 @@ def write_recurrent(
     name: str,
     form: Form,
     metadata: Mapping[str, str] | None,
+    valid: ir.Value | None = None,
 ) -> tuple[ir.Value, ir.Value, ir.Value | None]:
     """Write one cell as `form`; float64 is always a Scan (onnxruntime's operators throw on it).
 
@@ -59,6 +60,8 @@ def write_recurrent(
         name: of the node.
         form: "fused" or "scan".
         metadata: of the node; "bridge.path" is `name` where it is not given.
+        valid: bool [T, N] in the place of `lengths`, for a Scan: a step that is not valid keeps the state and
+            outputs its h.
 
     Raises:
         UsageError: x or a state has another dtype or size than the cell.
@@ -78,8 +81,8 @@ def write_recurrent(
     }
     states = {block: expand_state(w, arrays[block], x) for block in given if block in arrays}
     initial_h, initial_c = states.get("initial_h", initial_h), states.get("initial_c", initial_c)
-    if form == "scan" or cell.dtype == np.float64:
-        return write_cell_scan(w, cell, x, arrays, lengths, initial_h, initial_c, name, metadata)
+    if valid is not None or form == "scan" or cell.dtype == np.float64:
+        return write_cell_scan(w, cell, x, arrays, lengths, initial_h, initial_c, name, metadata, valid)
     return _write_fused(w, cell, x, arrays, lengths, initial_h, initial_c, name, metadata)
 
 

@@ -45,8 +45,12 @@ def write_cell_scan(
     initial_c: ir.Value | None,
     name: str,
     metadata: Mapping[str, str],
+    valid: ir.Value | None = None,
 ) -> tuple[ir.Value, ir.Value, ir.Value | None]:
-    """Write the Scans and join their directions: Y [T, D, N, H], Y_h and Y_c [D, N, H]."""
+    """Write the Scans and join their directions: Y [T, D, N, H], Y_h and Y_c [D, N, H].
+
+    With `valid`, bool [T, N] in the place of `lengths`, a step that is not valid keeps the state and outputs its h.
+    """
     from bridge.graph.recurrent import CELL, describe
 
     metadata = {**metadata, CELL: describe(cell, {block: str(value.name) for block, value in arrays.items()})}
@@ -60,7 +64,7 @@ def write_cell_scan(
         reverse = cell.direction == "reverse" or direction == 1
         own = name if cell.num_directions == 1 else f"{name}.{'reverse' if reverse else 'forward'}"
         states = [state[direction] for state in started]
-        parts.append(_write_direction(w, cell, direction, x, weights, lengths, states, reverse, own, metadata))
+        parts.append(_write_direction(w, cell, direction, x, weights, lengths, states, reverse, own, metadata, valid))
     joined = [w.concat(values, 1 if at == 0 else 0) for at, values in enumerate(zip(*parts, strict=True))]
     results = [w.cast(value, cell.dtype.name) for value in joined]
     return results[0], results[1], results[2] if cell.op == "LSTM" else None
@@ -93,6 +97,7 @@ def _write_direction(
     reverse: bool,
     name: str,
     metadata: Mapping[str, str],
+    valid: ir.Value | None,
 ) -> list[ir.Value]:
     products, blocks = _hoist(w, cell, direction, x, arrays)
     step = _STEPS[cell.op](cell, cell.activation_table()[direction], blocks)
@@ -101,14 +106,18 @@ def _write_direction(
     def body(b: Writer, carry: tuple[ir.Value, ...], steps: tuple[ir.Value, ...]
              ) -> tuple[list[ir.Value], list[ir.Value]]:  # fmt: skip
         new = [b.typed(value, shape) for value in step(b, steps[0], carry)]
-        if lengths is None:
+        if len(steps) == 1:
             return new, [new[0]]
-        valid = b.unsqueeze(b.op("Less", steps[1], lengths), 1)
+        now = b.unsqueeze(steps[1] if lengths is None else b.op("Less", steps[1], lengths), 1)
+        kept = [b.typed(b.op("Where", now, value, old), shape) for value, old in zip(new, carry, strict=True)]
+        if lengths is None:
+            return kept, [kept[0]]
         zero = b.constant(np.asarray(0, new[0].dtype.numpy() if new[0].dtype else "float32"))
-        kept = [b.op("Where", valid, value, old) for value, old in zip(new, carry, strict=True)]
-        return kept, [b.typed(b.op("Where", valid, new[0], zero), shape)]
+        return kept, [b.typed(b.op("Where", now, new[0], zero), shape)]
 
-    xs = [products] if lengths is None else [products, w.unsqueeze(time_steps(w, x), 1)]
+    xs = [products]
+    if valid is not None or lengths is not None:
+        xs.append(w.unsqueeze(time_steps(w, x), 1) if valid is None else valid)
     final, (y,) = w.scan(body, states, xs, reverse=reverse, name=name, metadata=metadata)
     return [w.unsqueeze(y, 1), *(w.unsqueeze(value, 0) for value in final)]
 

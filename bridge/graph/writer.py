@@ -264,9 +264,10 @@ class Writer:
         name: str,
         form: Form = "fused",
         metadata: Mapping[str, str] | None = None,
+        valid: ir.Value | None = None,
     ) -> tuple[ir.Value, ir.Value, ir.Value | None]:
         """Write `cell`: x [T, N, I] to Y [T, D, N, H], Y_h and Y_c [D, N, H]. See `bridge.graph.recurrent`."""
-        return write_recurrent(self, cell, x, lengths, initial_h, initial_c, name, form, metadata)
+        return write_recurrent(self, cell, x, lengths, initial_h, initial_c, name, form, metadata, valid)
 
     def scan(
         self,

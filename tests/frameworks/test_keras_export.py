@@ -305,12 +305,6 @@ def test_an_unbuilt_layer_or_model_says_so() -> None:
         door.export(keras.Sequential([layers.LSTM(2)]), ExportOptions())
 
 
-def test_another_layer_in_the_model_is_named(rng: np.random.Generator) -> None:
-    model = keras.Sequential([keras.Input((None, 3)), layers.LSTM(2), layers.Dense(1, name="head")])
-    with pytest.raises(Unsupported, match="head: only recurrent layers"):
-        door.export(model, ExportOptions())
-
-
 def test_states_for_two_kinds_of_direction_are_refused(rng: np.random.Generator) -> None:
     layer = layers.Bidirectional(layers.LSTM(2), backward_layer=layers.GRU(2, go_backwards=True))
     with pytest.raises(Unsupported, match="splits them in two halves"):

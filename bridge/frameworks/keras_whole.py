@@ -1,0 +1,143 @@
+"""Whole Keras models to ONNX: stub the recurrent layers, let tf2onnx export the rest, put fused operators in.
+
+Imported only by the Keras door, and only for a model that is more than recurrent layers.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import Unsupported, UsageError
+from bridge.frameworks import keras_graph
+from bridge.frameworks.keras_read import Layer, keras_array, read_layers
+from bridge.frameworks.keras_whole_inputs import Signature, signature_of, symbols
+from bridge.frameworks.keras_whole_splice import Splice
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from bridge.frameworks.door import ExportOptions
+
+RESHAPED: tuple[str, ...] = ("DFT", "GridSample", "GroupNormalization")
+"""Operators that mean something else from opset 20 or 21 on than in the opset that tf2onnx writes."""
+
+
+def export_whole(model: Any, options: ExportOptions) -> ir.Model:
+    """The ONNX model of any Keras model: fused nodes for its recurrent layers, tf2onnx's export for the rest.
+
+    Inputs and outputs of a Sequential or functional model keep their names and order; a subclassed one gives the names
+    of call's arguments, and `output`, or `output_0`, …, or the keys of a mapping. A stateful layer `encoder`, and any
+    layer called without states under states="inputs", adds `encoder.initial_h` and `encoder.h_n`. The batch is
+    symbolic, and every axis that the model leaves open.
+
+    Raises:
+        UsageError: a subclassed model without an example, or options that a whole model does not have.
+        BadInput: a model that is not built.
+        Unsupported: something in it that cannot be exported; its path is named.
+    """
+    from bridge.graph import as_model
+
+    if options.lengths:
+        raise UsageError("lengths of a whole model are a mask of its own", where=model.name,
+                         do="give the model a Masking layer, or an input that is passed as mask=")  # fmt: skip
+    signature = signature_of(model, options.example, options.dynamic, min(18, options.opset))
+    layers = [(path, read_layers(layer, path)) for path, layer in keras_graph.recurrent_layers(model)]
+    traced = _traced(model, signature)
+    return _finished(model, as_model(traced.proto), traced, signature, layers, options)
+
+
+def _traced(model: Any, signature: Signature) -> Any:
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        from bridge.frameworks.keras_whole_trace import trace
+
+        return trace(model, signature)
+    from bridge.frameworks.keras_whole_process import trace_elsewhere
+
+    return trace_elsewhere(model, signature)
+
+
+def _finished(
+    model: Any, graph: ir.Model, traced: Any, signature: Signature, layers: list[tuple[str, tuple[Layer, ...]]],
+    options: ExportOptions,
+) -> ir.Model:  # fmt: skip
+    from bridge.graph import finishing, foreign
+    from bridge.graph.stubs import splice
+
+    paths = [path for path, _ in keras_graph.all_layers(model)]
+    _check_operators(model, graph, traced, paths, options)
+    labels = symbols(signature.names, traced.inputs, options.dynamic)
+    foreign.settle_inputs(graph, [f"bridge.input.{at}" for at in range(len(labels))], signature.names,
+                          signature.dtypes, labels)  # fmt: skip
+    finishing.tidy(graph)
+    foreign.name_by_scope(graph, "bridge.layer", paths, _weights(model))
+    work = Splice(traced.calls, layers, options)
+    splice(graph, max(18, options.opset), _dtype(model), work.write)
+    graph.graph.outputs.extend(value for _, value in work.outputs)
+    foreign.remove_unused(graph)
+    finishing.name_outputs(graph, [*traced.outputs, *(name for name, _ in work.outputs)])
+    foreign.infer_shapes(graph, traced.shapes)
+    _describe(model, graph, work, layers, traced, signature)
+    finishing.settle(graph, options.opset, model.name)
+    return graph
+
+
+def _check_operators(model: Any, graph: ir.Model, traced: Any, paths: list[str], options: ExportOptions) -> None:
+    from bridge.graph import finishing, foreign
+
+    unknown = foreign.unknown_operators(graph, "bridge.layer", paths)
+    if options.opset > 19:
+        unknown += foreign.named_operators(graph, RESHAPED, "bridge.layer", paths)
+    if unknown:
+        where, operators = unknown[0][0] or model.name, ", ".join(dict.fromkeys(name for _, name in unknown))
+        raise Unsupported(f"tf2onnx has no ONNX for {operators}", where=where,
+                          got="; ".join(traced.complaints)[:800] or None,
+                          do="write the layer with keras.ops that ONNX has, or export the part around it")  # fmt: skip
+    random = finishing.random_nodes(graph)
+    if random:
+        raise Unsupported("the model draws random numbers", where=model.name,
+                          got=", ".join(node.op_type for node in random),
+                          do="switch it off for inference: give the layer a training argument")  # fmt: skip
+
+
+def _dtype(model: Any) -> str:
+    dtypes = {str(weight.dtype) for weight in model.weights}
+    return next(iter(dtypes & {"float64", "float16"}), "float32") if "float32" not in dtypes else "float32"
+
+
+def _weights(model: Any) -> dict[str, Any]:
+    """Each weight by its layer's path and its own name."""
+    found: dict[str, Any] = {}
+    for path, layer in keras_graph.all_layers(model):
+        own = getattr(layer, "_trainable_variables", [])
+        other = getattr(layer, "_non_trainable_variables", [])
+        for weight in (*own, *other):
+            found.setdefault(f"{path}.{weight.name}", keras_array(weight))
+    return found
+
+
+def _describe(
+    model: Any, graph: ir.Model, work: Splice, layers: list[tuple[str, tuple[Layer, ...]]], traced: Any,
+    signature: Signature,
+) -> None:  # fmt: skip
+    import keras
+
+    from bridge import __version__
+
+    graph.producer_name, graph.producer_version = "rnn-bridge", __version__
+    graph.graph.name = str(model.name)
+    graph.metadata_props.clear()
+    graph.metadata_props["bridge.source"] = "keras.Model"
+    graph.metadata_props["bridge.source_version"] = str(keras.__version__)
+    kinds = dict(keras_graph.recurrent_layers(model))
+    graph.metadata_props["bridge.modules"] = json.dumps(
+        {path: f"keras.layers.{type(kinds[path]).__name__}" for path, _ in layers}
+    )
+    notes = [f"{name}: axis {axis} is fixed at {size} by the model"
+             for name, shape in zip(signature.names, traced.inputs, strict=True)
+             for axis, size in enumerate(shape[:2]) if size is not None and axis < max(1, len(shape) - 1)]  # fmt: skip
+    notes = list(dict.fromkeys([*notes, *work.notes]))
+    if notes:
+        graph.metadata_props["bridge.notes"] = json.dumps(notes)
