@@ -11,10 +11,15 @@ with AVX-512):
 | 32, 100, 128, 256 | 0.95 | 0.93 | 0.82 |
 | 32, 200, 512, 512 | 1.8  | 1.02 | 0.73 |
 
-The gradient takes 1.2 to 1.3 times as long transposed as in the loop at 32, 50, 512, 512.
-What did not help: unrolling (4 and 8: no gain forward, up to four times slower under grad), the batch in two halves
-in two loops, one product per gate, [x, h] in one product (its transposed form is as fast, and twice as slow under
-grad), weights turned to [4H, H].
+At 32, 50, 512, 512 the gradient takes about 1.3 times as long hoisted and 1.17 times as long transposed as in the loop.
+A GRU, whose gates XLA computes anew for every reader of a hoisted product, takes 1.1 to 2.8 times as long hoisted as
+`flax.nnx.RNN` does and 0.95 to 1.05 in the loop (2 to 32 sequences; 1.2 against 0.97 for one).
+
+What is left is XLA's: at 8, 100, 64, 128 the recurrent product alone, 7 of 12 microseconds a step, runs at the peak of
+one core, where onnxruntime splits it over two. What did not help: unrolling (2: level, 4 and 8: no gain forward, up to
+four times slower under grad), the batch in two halves in two loops, one product per gate, [x, h] in one product
+(level forward at 8, 100, 64, 128, 1.2 times slower at H = 256; its transposed form twice as slow under grad), gates
+split before the tanh (level), weights turned to [4H, H], a barrier before a hoisted GRU's gates.
 """
 
 from __future__ import annotations
@@ -32,6 +37,10 @@ Form: TypeAlias = Literal["hoisted", "in the loop", "transposed"]
 HOISTED_BYTES: Final = 4 * 2**20
 """Beyond this the product of the whole input leaves the cache and costs more than it saves: 52 MB took 1.8 times
 the time, 1.6 MB nothing."""
+
+NARROW_HIDDEN: Final = 128
+"""Up to this size, and for two sequences or more, the product of the input belongs in the loop: hoisted it took 1.0 to
+1.3 times what `flax.nnx.RNN` takes, in the loop 0.96 to 1.04 (2 to 16 sequences, H 64 and 128)."""
 
 WIDE_BATCH: Final = 16
 WIDE_HIDDEN: Final = 256
@@ -75,10 +84,17 @@ def form_of(side: Side, step: StepFunction, X: Array, mask: Array | None) -> For
     import jax
 
     steps, batch, _ = X.shape
-    if jax.default_backend() != "cpu" or steps * batch * side.W.shape[1] * X.dtype.itemsize <= HOISTED_BYTES:
+    small = steps * batch * side.W.shape[1] * X.dtype.itemsize <= HOISTED_BYTES
+    narrow = side.cell.op == "GRU" or (batch > 1 and side.hidden <= NARROW_HIDDEN)
+    if jax.default_backend() != "cpu" or (small and not narrow):
         return "hoisted"
     wide = batch >= WIDE_BATCH and side.hidden >= WIDE_HIDDEN
-    return "transposed" if wide and mask is None and step is _lstm_step else "in the loop"
+    return "transposed" if wide and has_transposed_form(step, mask) else "in the loop"
+
+
+def has_transposed_form(step: StepFunction, mask: Array | None) -> bool:
+    """Whether `transposed` takes this: a default LSTM whose sequences are all of full length."""
+    return mask is None and step is _lstm_step
 
 
 def transposed(side: Side, X: Array, start: State, reverse: bool) -> tuple[Array, State]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 import jax
 import numpy as np
@@ -14,10 +15,19 @@ from bridge.frameworks.flax_loop import one_direction
 from bridge.layout import template
 from bridge.layout.convert import read_params
 from bridge.ops import backend_jax_recurrent
+from tests.ops.recurrent_verdict import always
 
 T, N, INPUTS, H = 4, 3, 2, 5
 LAYOUTS = {"flax.nnx.OptimizedLSTMCell": 2, "flax.linen.LSTMCell": 2, "flax.nnx.GRUCell": 1, "flax.nnx.SimpleCell": 1}
-FORMS = {"hoisted": (2**20, 1), "in the loop": (0, N + 1), "transposed": (0, 1)}
+
+SIZES = {
+    (1, 1, 40, 256): "hoisted",
+    (8, 50, 40, 256): "hoisted",
+    (8, 100, 64, 128): "in the loop",
+    (32, 200, 512, 512): "transposed",
+    (8, 200, 64, 1024): "in the loop",
+}
+"""(batch, time, inputs, hidden) of an LSTM and its form."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +42,7 @@ def _params(layout: str) -> dict[str, np.ndarray]:
     return {name: rng.uniform(-0.5, 0.5, value.shape) for name, value in empty.items()}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", get_args(backend_jax_recurrent.Form))
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_form_is_the_referee(layout: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     direction = "reverse"  # the harder one: forward is every other test
@@ -47,10 +57,9 @@ def test_every_form_is_the_referee(layout: str, form: str, monkeypatch: pytest.M
     def loss(params, states):
         return sum((output * (at + 1.3)).sum() for at, output in enumerate(run(params, states)))
 
+    monkeypatch.setattr(backend_jax_recurrent, "form_of", always("in the loop"))
     expected_gradient = jax.grad(loss, argnums=(0, 1))(params, states)
-    monkeypatch.setattr(backend_jax_recurrent, "HOISTED_BYTES", FORMS[form][0])
-    monkeypatch.setattr(backend_jax_recurrent, "WIDE_BATCH", FORMS[form][1])
-    monkeypatch.setattr(backend_jax_recurrent, "WIDE_HIDDEN", 1)
+    monkeypatch.setattr(backend_jax_recurrent, "form_of", always(form))
     cell = read_params(layout, params, **options)
     cell = Cell(cell.op, cell.W, cell.R, cell.B, direction=direction, activations=cell.activations,
                 linear_before_reset=cell.linear_before_reset)  # fmt: skip
@@ -69,10 +78,22 @@ def test_the_form_follows_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     original = backend_jax_recurrent.form_of
     monkeypatch.setattr(backend_jax_recurrent, "form_of", lambda *given: seen.append(original(*given)) or seen[-1])
-    for batch, steps, inputs, hidden in ((1, 1, 40, 256), (8, 100, 64, 128), (32, 200, 512, 512), (8, 200, 64, 1024)):
+    for batch, steps, inputs, hidden in SIZES:
         params = template(layout, inputs, hidden).params
         x = jax.ShapeDtypeStruct((steps, batch, inputs), np.float32)
         jax.eval_shape(lambda p, x: one_direction(layout, p, {}, x), params, x)
     if jax.default_backend() != "cpu":
         pytest.skip("the table of forms is for CPUs")
-    assert seen == ["hoisted", "hoisted", "transposed", "in the loop"]
+    assert seen == list(SIZES.values())
+
+
+def test_a_gru_stays_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = backend_jax_recurrent.form_of
+    monkeypatch.setattr(backend_jax_recurrent, "form_of", lambda *given: seen.append(original(*given)) or seen[-1])
+    params = template("flax.nnx.GRUCell", 3, 5).params
+    x = jax.ShapeDtypeStruct((4, 1, 3), np.float32)
+    jax.eval_shape(lambda p, x: one_direction("flax.nnx.GRUCell", p, {}, x), params, x)
+    if jax.default_backend() != "cpu":
+        pytest.skip("the table of forms is for CPUs")
+    assert seen == ["in the loop"]
