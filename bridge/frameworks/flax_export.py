@@ -53,7 +53,7 @@ def export_layers(layers: Sequence[Layer], source: str, options: ExportOptions) 
     finals: list[tuple[Layer, list[States]]] = []
     for layer in layers:
         states = _state_inputs(w, layer, "" if len(layers) == 1 else f"{layer.path}.", options)
-        x, final = _write_layer(w, layer, x, lengths, states, options)
+        x, final = write_layer(w, layer, x, lengths, states, options)
         finals.append((layer, final))
     if not last.is_step:
         w.output(_framework_order(w, last, x), "output", dtype, [*_leading(last), *_output_shape(last)])
@@ -147,11 +147,14 @@ def _write_states(w: Writer, layer: Layer, final: Sequence[States], prefix: str)
             w.output(value, f"{prefix}{name}_n{suffix}", each.body.dtype.name, shape)
 
 
-def _write_layer(
+def write_layer(
     w: Writer, layer: Layer, x: ir.Value, lengths: Lengths | None, states: Sequence[States | None],
     options: ExportOptions,
 ) -> tuple[ir.Value, list[States]]:  # fmt: skip
-    """`layer` on x [T, N, ...]: its output [T, N, ...] in its own order of time, and the final states."""
+    """Write `layer` on x [T, N, ...]: its output [T, N, ...] in its own order of time, the final states per direction.
+
+    `states` are the initial states [N, ...] of each direction, h first; None for zeros or the cell's own constants.
+    """
     joined = layer.joined()
     if joined is not None and lengths is None:
         return _write_pair(w, layer, joined, x, states, options)

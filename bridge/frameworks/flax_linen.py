@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bridge.errors import Unsupported
 from bridge.frameworks.door import ExportOptions
 
 if TYPE_CHECKING:
@@ -28,23 +29,35 @@ def owns(source: object) -> bool:
 
 
 def export(source: Pair, options: ExportOptions) -> ir.Model:
-    """The ONNX model of an nn.RNN, nn.Bidirectional, cell, or nn.Sequential of them: one fused node a layer.
+    """The ONNX model of any linen module: one fused node a recurrent layer; ConvLSTMCell becomes an exact Scan.
 
-    ConvLSTMCell becomes an exact Scan. A pair that was imported is its graph again, with the given variables.
+    An nn.RNN, nn.Bidirectional, cell, or nn.Sequential of them needs no example and no trace; a pair that was imported
+    is its graph again, with the given variables.
 
     Raises:
-        Unsupported: anything else in it, or an option of the layer that could not be carried exactly.
-        UsageError: options that the module does not have.
+        Unsupported: something in it, or an option of a layer, that could not be carried exactly.
+        UsageError: options that the module does not have; a whole model without an example.
         BadInput: variables that do not fit the module.
     """
     from bridge.frameworks.flax_export import export_layers
     from bridge.frameworks.flax_linen_import import OnnxModule
-    from bridge.frameworks.flax_linen_read import bind, read_layers, source_name
+    from bridge.frameworks.flax_linen_read import bind, is_recurrent, read_layers, source_name
 
     if isinstance(source[0], OnnxModule):
         present: ir.Model = bind(source).present_model(options)
         return present
-    return export_layers(read_layers(source), source_name(source[0]), options)
+    if is_recurrent(source[0]):
+        try:
+            layers = read_layers(source)
+        except Unsupported:  # a cell of the caller's own, say: traced like any other module
+            if options.example is None:
+                raise
+        else:
+            return export_layers(layers, source_name(source[0]), options)
+    from bridge.frameworks.flax_whole.export import export_whole
+    from bridge.frameworks.flax_whole.models import of_linen
+
+    return export_whole(of_linen(source), options)
 
 
 def cells(source: Pair) -> dict[str, Cell]:
@@ -106,8 +119,13 @@ def execute(source: Pair, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     """
     from bridge.frameworks.flax_execute import run_graph, run_layers
     from bridge.frameworks.flax_linen_import import OnnxModule
-    from bridge.frameworks.flax_linen_read import bind, forward, read_layers
+    from bridge.frameworks.flax_linen_read import bind, forward, is_recurrent, read_layers
 
     if isinstance(source[0], OnnxModule):
         return run_graph(source[0].output_names, bind(source), feeds)
-    return run_layers(read_layers(source), feeds, forward)
+    if is_recurrent(source[0]) and "input" in feeds:
+        return run_layers(read_layers(source), feeds, forward)
+    from bridge.frameworks.flax_whole.execute import run_whole
+    from bridge.frameworks.flax_whole.models import of_linen
+
+    return run_whole(of_linen(source), feeds)

@@ -53,6 +53,13 @@ def source_name(module: nn.Module) -> str:
     return f"flax.linen.{name}" if type(module).__module__.startswith("flax.") else f"bridge.linen.{name}"
 
 
+def is_recurrent(module: nn.Module) -> bool:
+    """Whether it is an RNN, a Bidirectional, a cell, or a Sequential of nothing else."""
+    if type(module) is nn.Sequential and len(module.layers):
+        return all(isinstance(each, LAYERS) for each in module.layers)
+    return isinstance(module, LAYERS)
+
+
 def read_layers(source: tuple[nn.Module, Mapping[str, Any]]) -> list[Layer]:
     """The layers of an RNN, a Bidirectional, a cell, or a Sequential of RNNs and Bidirectionals.
 
@@ -136,7 +143,7 @@ def _rnn(rnn: Any, path: str) -> Direction:
 
 def _direction(cell: Any, path: str) -> Direction:
     if type(cell) is nn.ConvLSTMCell:
-        return Direction(path=path, kind=CONV_LSTM, body=_conv_lstm(cell, path))
+        return Direction(path=path, kind=CONV_LSTM, body=conv_lstm(cell, path, parameters(cell)))
     layout = LAYOUTS.get(type(cell))
     if layout is None:
         raise Unsupported("this cell may compute anything", where=path, got=type(cell).__name__,
@@ -168,13 +175,19 @@ def _initial_states(cell: Any, where: str) -> Sequence[np.ndarray] | None:
     return constant_states(draw, where)
 
 
-def _conv_lstm(cell: nn.ConvLSTMCell, where: str) -> ConvLSTM:
+def conv_lstm(cell: nn.ConvLSTMCell, where: str, own: Mapping[str, Any]) -> ConvLSTM:
+    """What a ConvLSTMCell with the parameters `own` computes.
+
+    Raises:
+        Unsupported: strides, a carry_init or a padding that is not carried.
+        BadInput: missing or unexpected parameters.
+    """
     kernel = tuple(cell.kernel_size)
     if cell.strides is not None and any(step != 1 for step in np.atleast_1d(cell.strides)):
         raise Unsupported("strides other than 1 shrink the state at every step", where=where, got=cell.strides)
     if cell.carry_init is not nn.initializers.zeros:
         raise Unsupported("carry_init of the caller's own", where=where, do='export with states="inputs"')
-    params = computed(parameters(cell), cell.dtype, where)
+    params = computed(own, cell.dtype, where)
     names = {
         f"{part}.{leaf}" for part in ("ih", "hh") for leaf in (("kernel", "bias") if cell.use_bias else ("kernel",))
     }

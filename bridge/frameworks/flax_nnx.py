@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import MissingExtra
+from bridge.errors import MissingExtra, Unsupported
 from bridge.frameworks.door import ExportOptions
 
 if TYPE_CHECKING:
@@ -26,21 +26,33 @@ def owns(source: object) -> bool:
 
 
 def export(source: Any, options: ExportOptions) -> ir.Model:
-    """The ONNX model of an nnx.RNN, nnx.Bidirectional, cell, or nnx.Sequential of them: one fused node a layer.
+    """The ONNX model of any nnx module: one fused node a recurrent layer.
 
-    A module that was imported is its graph again, with the present parameters.
+    An nnx.RNN, nnx.Bidirectional, cell, or nnx.Sequential of them needs no example and no trace; a module that was
+    imported is its graph again, with the present parameters.
 
     Raises:
-        Unsupported: anything else in it, or an option of the layer that could not be carried exactly.
-        UsageError: options that the module does not have.
+        Unsupported: something in it, or an option of a layer, that could not be carried exactly.
+        UsageError: options that the module does not have; a whole model without an example.
     """
     from bridge.frameworks.flax_export import export_layers
     from bridge.frameworks.flax_nnx_import import OnnxModule
-    from bridge.frameworks.flax_nnx_read import read_layers, source_name
+    from bridge.frameworks.flax_nnx_read import is_recurrent, read_layers, source_name
 
     if isinstance(source, OnnxModule):
         return source.present_model(options)
-    return export_layers(read_layers(source), source_name(source), options)
+    if is_recurrent(source):
+        try:
+            layers = read_layers(source)
+        except Unsupported:  # a cell of the caller's own, say: traced like any other module
+            if options.example is None:
+                raise
+        else:
+            return export_layers(layers, source_name(source), options)
+    from bridge.frameworks.flax_whole.export import export_whole
+    from bridge.frameworks.flax_whole.models import of_nnx
+
+    return export_whole(of_nnx(source), options)
 
 
 def cells(source: Any) -> dict[str, Cell]:
@@ -100,11 +112,16 @@ def execute(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     """
     from bridge.frameworks.flax_execute import run_graph, run_layers
     from bridge.frameworks.flax_nnx_import import OnnxModule
-    from bridge.frameworks.flax_nnx_read import forward, read_layers
+    from bridge.frameworks.flax_nnx_read import forward, is_recurrent, read_layers
 
     if isinstance(source, OnnxModule):
         return run_graph(source.output_names, source, feeds)
-    return run_layers(read_layers(source), feeds, forward)
+    if is_recurrent(source) and "input" in feeds:
+        return run_layers(read_layers(source), feeds, forward)
+    from bridge.frameworks.flax_whole.execute import run_whole
+    from bridge.frameworks.flax_whole.models import of_nnx
+
+    return run_whole(of_nnx(source), feeds)
 
 
 def require_flax() -> None:

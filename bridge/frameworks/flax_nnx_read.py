@@ -32,6 +32,13 @@ def source_name(module: nnx.Module) -> str:
     return f"flax.nnx.{name}" if type(module).__module__.startswith("flax.") else f"bridge.nnx.{name}"
 
 
+def is_recurrent(module: nnx.Module) -> bool:
+    """Whether it is an RNN, a Bidirectional, a cell, or a Sequential of nothing else."""
+    if type(module) is nnx.Sequential and len(module.layers):
+        return all(isinstance(each, LAYERS) for each in module.layers)
+    return isinstance(module, LAYERS)
+
+
 def read_layers(module: nnx.Module) -> list[Layer]:
     """The layers of an RNN, a Bidirectional, a cell, or a Sequential of RNNs and Bidirectionals.
 

@@ -1,0 +1,142 @@
+"""scan and cond: ONNX Scan and If whose bodies are lowered like any other jaxpr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+
+from bridge.errors import Unsupported
+from bridge.frameworks.flax_whole.fusing import fused
+from bridge.frameworks.flax_whole.sizes import is_symbolic
+from bridge.frameworks.flax_whole.terms import Lowering, Term, constant
+from bridge.frameworks.flax_whole.walk import Rule, lower
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from bridge.graph.writer import Writer
+
+UNROLLED: Final = 64
+"""Steps that a loop over a number of layers may have to be written out."""
+
+
+def scan(c: Lowering, eqn: Any, *terms: Term, rules: Mapping[str, Rule]) -> list[Term]:
+    """lax.scan: as fused operators where its body is a cell and what runs before and after it, else as a Scan."""
+    p = eqn.params
+    whole = fused(eqn)
+    if whole is not None:
+        return lower(c, whole, terms, rules)
+    if _steps_other_cells(p, terms):
+        return _unrolled(c, eqn, terms, rules)
+    consts, carry = terms[: p["num_consts"]], terms[p["num_consts"] :][: p["num_carry"]]
+    xs = terms[p["num_consts"] + p["num_carry"] :]
+    states = [c.full(term) for term in carry]
+    steps = [c.full(term) for term in xs] or [_counter(c, p["length"])]
+    avals = [var.aval for var in p["jaxpr"].jaxpr.invars]
+    inner_avals = avals[p["num_consts"] :]
+    outer = c.w
+
+    def body(b: Writer, held: tuple[ir.Value, ...], step: tuple[ir.Value, ...]) -> Any:
+        values = [*held, *(step if xs else ())]
+        own = [Term(shape=tuple(aval.shape), dtype=aval.dtype, thin=tuple(aval.shape), value=value)
+               for aval, value in zip(inner_avals, values, strict=True)]  # fmt: skip
+        results = inside(c, b, p["jaxpr"], [*consts, *own], rules)
+        return results[: p["num_carry"]], results[p["num_carry"] :]
+
+    name = ".".join(filter(None, (c.path, "Scan")))
+    final, stacked = outer.scan(body, states, steps, reverse=bool(p["reverse"]), name=name)
+    return [c.result(eqn, value, at=at) for at, value in enumerate((*final, *stacked))]
+
+
+def inside(c: Lowering, b: Writer, closed: ClosedJaxpr, terms: Sequence[Term], rules: Mapping[str, Rule]
+           ) -> list[ir.Value]:  # fmt: skip
+    """The results of a body, written by its own Writer."""
+    outer, c.w = c.w, b
+    try:
+        return [c.full(term) for term in lower(c, closed, terms, rules)]
+    finally:
+        c.w = outer
+
+
+def _counter(c: Lowering, length: Any) -> ir.Value:
+    count = c.op("Squeeze", c.sizes.value(length), c.ints([0]))
+    return c.typed(c.op("Range", c.number(0, np.int64), count, c.number(1, np.int64)), (length,))
+
+
+def _steps_other_cells(p: Mapping[str, Any], terms: Sequence[Term]) -> bool:
+    """Whether each step has a recurrent layer of its own weights: a scan over layers."""
+    layers = any(eqn.primitive.name == "bridge_recurrence" for eqn in p["jaxpr"].jaxpr.eqns)
+    xs = terms[p["num_consts"] + p["num_carry"] :]
+    return layers and not is_symbolic(p["length"]) and p["length"] <= UNROLLED and any(t.is_constant for t in xs)
+
+
+def _unrolled(c: Lowering, eqn: Any, terms: Sequence[Term], rules: Mapping[str, Rule]) -> list[Term]:
+    p = eqn.params
+    consts, carry = terms[: p["num_consts"]], list(terms[p["num_consts"] :][: p["num_carry"]])
+    xs = terms[p["num_consts"] + p["num_carry"] :]
+    order = range(int(p["length"]))
+    rows: list[list[Term]] = []
+    for at in reversed(order) if p["reverse"] else order:
+        results = lower(c, p["jaxpr"], [*consts, *carry, *(_row(c, term, at) for term in xs)], rules)
+        carry = results[: p["num_carry"]]
+        rows.append(results[p["num_carry"] :])
+    rows = rows[::-1] if p["reverse"] else rows
+    stacked = []
+    for at, parts in enumerate(zip(*rows, strict=True), int(p["num_carry"])):
+        values = [c.op("Unsqueeze", c.full(term), c.ints([0])) for term in parts]
+        stacked.append(c.result(eqn, c.w.concat(values, 0), at=at))
+    return [*carry, *stacked]
+
+
+def _row(c: Lowering, term: Term, at: int) -> Term:
+    shape = term.shape[1:]
+    if term.is_constant and not term.is_thin:
+        array = term.array[at]
+        return constant(array, name=f"{term.name}.{at}" if term.name else "")
+    value = c.typed(c.op("Gather", c.full(term), c.number(at, np.int64), axis=0), shape)
+    return replace(term, shape=shape, thin=shape, value=value, array=None, origin=None)
+
+
+def cond(c: Lowering, eqn: Any, index: Term, *terms: Term, rules: Mapping[str, Rule]) -> list[Term]:
+    """lax.cond and lax.switch: nested Ifs; a branch that a constant chooses is inlined."""
+    branches = eqn.params["branches"]
+    if index.is_constant:
+        at = int(np.clip(int(np.asarray(index.array)), 0, len(branches) - 1))
+        return lower(c, branches[at], terms, rules)
+    found = _choice(c, c.narrow(index), np.dtype(index.dtype), list(branches), terms, rules)
+    return [c.result(eqn, value, at=at) for at, value in enumerate(found)]
+
+
+def _choice(
+    c: Lowering, index: ir.Value, dtype: np.dtype[Any], branches: list[ClosedJaxpr], terms: Sequence[Term],
+    rules: Mapping[str, Rule],
+) -> Sequence[ir.Value]:  # fmt: skip
+    if len(branches) == 1:
+        return [c.full(term) for term in lower(c, branches[0], terms, rules)]
+    first = c.op("LessOrEqual", index, c.number(0, dtype)) if dtype != np.bool_ else c.op("Not", index)
+
+    def rest(b: Writer) -> Sequence[ir.Value]:
+        outer, c.w = c.w, b
+        try:
+            lowered = index if dtype == np.bool_ else c.op("Sub", index, c.number(1, dtype))
+            return _choice(c, lowered, dtype, branches[1:], terms, rules)
+        finally:
+            c.w = outer
+
+    name = ".".join(filter(None, (c.path, "If")))
+    return c.w.choose(first, lambda b: inside(c, b, branches[0], terms, rules), rest, name=name)
+
+
+def refuse_while(c: Lowering, eqn: Any, *terms: Term) -> list[Term]:
+    """A loop that ends when the data say so."""
+    del eqn, terms
+    raise Unsupported("a while loop", where=c.path, do="write it with lax.scan, which has a fixed number of steps")
+
+
+CONTROL: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({"scan": scan, "cond": cond})
+"""Rules that lower bodies, and take the table for that."""

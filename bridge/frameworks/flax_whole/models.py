@@ -1,0 +1,84 @@
+"""A whole model of either API as one function of its parameters and its arguments, which leaves the model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax import nnx
+from flax.core import meta
+
+from bridge.frameworks.flax_linen_read import bind
+from bridge.frameworks.flax_linen_read import source_name as linen_name
+from bridge.frameworks.flax_nnx_read import source_name as nnx_name
+from bridge.frameworks.flax_whole import stubs_linen, stubs_nnx
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model."""
+
+    where: str
+    """Its class."""
+    source: str
+    """What the metadata call it."""
+    signature: Callable[..., Any]
+    """What takes the arguments."""
+    parameters: Sequence[Any]
+    names: Sequence[str]
+    """Dotted path of each parameter."""
+    random: Sequence[bool]
+    """Which of them are the state of random streams."""
+    call: Callable[..., tuple[Any, Mapping[str, Any]]]
+    """call(parameters, args, kwargs, stubbed) -> what the model returns, and its state afterwards by path."""
+
+
+def _dotted(path: Any) -> str:
+    parts = [str(getattr(part, "key", getattr(part, "idx", ""))) for part in path]
+    return ".".join(part for part in parts if part)
+
+
+def of_nnx(module: nnx.Module) -> Model:
+    """An nnx module; every call runs on a copy of it."""
+    definition, state = nnx.split(module)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(state)
+    streams = {".".join(map(str, path)) for path, variable in nnx.to_flat_state(state)
+               if isinstance(variable, nnx.RngState)}  # fmt: skip
+    names = [_dotted(path) for path, _ in leaves]
+
+    def call(parameters: Sequence[Any], args: Any, kwargs: Any, stubbed: bool) -> tuple[Any, Mapping[str, Any]]:
+        copy = nnx.merge(definition, jax.tree_util.tree_unflatten(tree, parameters))
+        if not stubbed:
+            return copy(*args, **kwargs), {}
+        stubs_nnx.name_modules(copy)
+        with stubs_nnx.stubbed(copy):
+            result = copy(*args, **kwargs)
+        kept = nnx.state(copy, nnx.Not(nnx.Any(nnx.RngState, nnx.Intermediate)))
+        after = jax.tree_util.tree_flatten_with_path(kept)[0]
+        return result, {_dotted(path): value for path, value in after}
+
+    return Model(where=type(module).__name__, source=nnx_name(module), signature=module.__call__,
+                 parameters=[leaf for _, leaf in leaves], names=names, random=[name in streams for name in names],
+                 call=call)  # fmt: skip
+
+
+def of_linen(source: tuple[nn.Module, Mapping[str, Any]]) -> Model:
+    """A linen module and its variables."""
+    module, variables = source
+    bind(source)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(meta.unbox(dict(variables)))
+
+    def call(parameters: Sequence[Any], args: Any, kwargs: Any, stubbed: bool) -> tuple[Any, Mapping[str, Any]]:
+        own = jax.tree_util.tree_unflatten(tree, parameters)
+        if not stubbed:
+            return module.apply(own, *args, **kwargs), {}
+        with stubs_linen.stubbed():
+            return module.apply(own, *args, **kwargs), {}
+
+    names = [_dotted(path[1:]) for path, _ in leaves]
+    return Model(where=type(module).__name__, source=linen_name(module), signature=module.__call__,
+                 parameters=[leaf for _, leaf in leaves], names=names, random=[False] * len(names),
+                 call=call)  # fmt: skip
