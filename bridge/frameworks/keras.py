@@ -53,12 +53,13 @@ def cells(source: Any) -> dict[str, Cell]:
     import keras
 
     from bridge.frameworks import keras_graph
-    from bridge.frameworks.keras_read import is_cell, is_recurrent, read_layer
+    from bridge.frameworks.keras_read import is_cell, is_recurrent, read_layers
 
     found = [("", source)] if is_recurrent(source) or is_cell(source) else []
     if isinstance(source, keras.Model):
         found = list(keras_graph.recurrent_layers(source))
-    return {name: cell for path, layer in found for name, cell in read_layer(layer, path).nodes.items()}
+    return {name: cell for path, layer in found for part in read_layers(layer, path)
+            for name, cell in part.nodes.items()}  # fmt: skip
 
 
 def assign(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:

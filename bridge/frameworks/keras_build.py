@@ -14,7 +14,7 @@ from bridge.cell import Cell
 from bridge.errors import NotRepresentable, UsageError
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_activations import name_of, onnx_activation
-from bridge.frameworks.keras_read import LAYOUTS, Direction, is_cell, is_recurrent, read_layer
+from bridge.frameworks.keras_read import LAYOUTS, Direction, is_cell, is_recurrent, read_layers
 
 NATIVE: Final = MappingProxyType({"LSTM": "LSTM", "GRU": "GRU", "RNN": "SimpleRNN"})
 """The Keras layer of each operator."""
@@ -138,8 +138,7 @@ def assign(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:
     planned = []
     for path, value in mapping.items():
         cells = [half for cell in ([value] if isinstance(value, Cell) else value) for half in cell.split()]
-        layers = _layers_at(model, path)
-        directions = [(name, direction) for name, layer in layers for direction in read_layer(layer, name).directions]
+        directions = _directions_at(model, path)
         if len(directions) != len(cells):
             raise UsageError("another number of cells than directions", where=path or model.name, got=len(cells),
                              expected=f"{len(directions)}: {', '.join(name for name, _ in directions)}")  # fmt: skip
@@ -148,6 +147,23 @@ def assign(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:
         for variable, array in changes:
             variable.assign(array)
     return model
+
+
+def _directions_at(model: Any, path: str) -> list[tuple[str, Direction]]:
+    """The directions of the layers at `path`, or the one whose node has that name (`layer.forward`, `stack.0`)."""
+    import keras
+
+    known = keras_graph.recurrent_layers(model) if isinstance(model, keras.Model) else ()
+    for outer, layer in known:
+        if path.startswith(f"{outer}."):
+            for part in read_layers(layer, outer):
+                if part.name == path:
+                    return [(path, direction) for direction in part.directions]
+                named = dict(zip(part.node_names, part.directions, strict=True))
+                if path in named:
+                    return [(path, named[path])]
+    return [(name, direction) for name, layer in _layers_at(model, path)
+            for part in read_layers(layer, name) for direction in part.directions]  # fmt: skip
 
 
 def _layers_at(model: Any, path: str) -> list[tuple[str, Any]]:

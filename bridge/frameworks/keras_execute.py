@@ -25,7 +25,11 @@ def execute(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     """
     import keras
 
-    if isinstance(source, keras.Model):
+    if isinstance(source, keras.Model) and not keras_graph.only_recurrent(source):
+        from bridge.frameworks.keras_whole_execute import execute_whole
+
+        found = execute_whole(source, feeds)
+    elif isinstance(source, keras.Model):
         found = _execute_model(source, feeds)
     elif is_cell(source):
         found = _execute_cell(source, feeds)

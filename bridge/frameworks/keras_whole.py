@@ -6,7 +6,7 @@ Imported only by the Keras door, and only for a model that is more than recurren
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from bridge.errors import Unsupported, UsageError
 from bridge.frameworks import keras_graph
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
     from bridge.frameworks.door import ExportOptions
 
-RESHAPED: tuple[str, ...] = ("DFT", "GridSample", "GroupNormalization")
+RESHAPED: Final = ("DFT", "GridSample", "GroupNormalization")
 """Operators that mean something else from opset 20 or 21 on than in the opset that tf2onnx writes."""
+
+
+INSTEAD: Final = "write the layer with keras.ops that ONNX has, or export the part around it"
 
 
 def export_whole(model: Any, options: ExportOptions) -> ir.Model:
@@ -90,11 +93,15 @@ def _check_operators(model: Any, graph: ir.Model, traced: Any, paths: list[str],
     unknown = foreign.unknown_operators(graph, "bridge.layer", paths)
     if options.opset > 19:
         unknown += foreign.named_operators(graph, RESHAPED, "bridge.layer", paths)
+    failed = [] if unknown else traced.complaints
+    if failed:
+        where = foreign.path_of(failed[0], "bridge.layer", paths) or model.name
+        raise Unsupported("tf2onnx cannot convert an operator", where=where, got=failed[0], do=INSTEAD)
     if unknown:
         where, operators = unknown[0][0] or model.name, ", ".join(dict.fromkeys(name for _, name in unknown))
         raise Unsupported(f"tf2onnx has no ONNX for {operators}", where=where,
                           got="; ".join(traced.complaints)[:800] or None,
-                          do="write the layer with keras.ops that ONNX has, or export the part around it")  # fmt: skip
+                          do=INSTEAD)  # fmt: skip
     random = finishing.random_nodes(graph)
     if random:
         raise Unsupported("the model draws random numbers", where=model.name,

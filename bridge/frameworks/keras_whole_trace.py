@@ -7,7 +7,7 @@ which tf2onnx hands to us, and every other layer's operators are put under a sco
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -19,6 +19,7 @@ import tf2onnx
 from bridge.errors import Unsupported
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_read import is_recurrent
+from bridge.frameworks.keras_whole_calls import replaced
 from bridge.frameworks.keras_whole_inputs import Signature, named_outputs
 
 OPSET: Final = 18
@@ -107,7 +108,8 @@ def _traced(model: Any, signature: Signature, shapes: Sequence[Sequence[int | No
     with _complaints() as complaints:
         proto, _ = tf2onnx.convert.from_function(
             function, input_signature=specs, opset=min(OPSET, signature.opset),
-            custom_op_handlers={"PyFunc": (stubs.convert, []), "Select": (_where, []), "SelectV2": (_where, [])},
+            custom_op_handlers={"PyFunc": (stubs.convert, []), "Select": (_where, []), "SelectV2": (_where, []),
+                                "Erfc": (_erfc, [])},
             extra_opset=[tf2onnx.utils.make_opsetid(STUB[0], 1)],
         )  # fmt: skip
     return Traced(proto.SerializeToString(), stubs.made, [list(shape) for shape in shapes], names, outputs, complaints)
@@ -160,8 +162,8 @@ class Stubs:
             outputs = tf.numpy_function(_never, inputs, [tf.as_dtype(dtype)] * len(flat))
             outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
             self._tokens[outputs[0].op.get_attr("token")] = len(self.made)
-            for output, shape in zip(outputs, flat, strict=True):
-                output.set_shape(shape)
+            # An operator, since tf2onnx reads the graph again and a shape that is only set would be lost.
+            outputs = [tf.ensure_shape(output, shape) for output, shape in zip(outputs, flat, strict=True)]
             self.made.append(StubCall(self._numbers[id(layer)], bool(masks), [_dims(value.shape) for value in inputs],
                                       [_dims(value.shape) for value in outputs], str(dtype)))  # fmt: skip
             return keras.tree.pack_sequence_as(structure, list(outputs))
@@ -245,26 +247,26 @@ def _where(graph: Any, node: Any, _name: str, _args: Any) -> None:
     node.type = "Where"
 
 
+def _erfc(graph: Any, node: Any, _name: str, _args: Any) -> None:
+    """1 - erf(x), which tf2onnx lacks: GELU on TensorFlow is written with it."""
+    one = graph.make_const(tf2onnx.utils.make_name(node.name), _one(tf2onnx.utils.map_onnx_to_numpy_type(
+        graph.get_dtype(node.output[0])))).output[0]  # fmt: skip
+    inner = graph.make_node("Erf", [node.input[0]], op_name_scope=node.name).output[0]
+    shape, dtype, outputs = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0]), list(node.output)
+    graph.remove_node(node.name)
+    graph.make_node("Sub", [one, inner], outputs=outputs, name=node.name, shapes=[shape], dtypes=[dtype])
+
+
+def _one(dtype: Any) -> Any:
+    import numpy as np
+
+    return np.array(1, dtype)
+
+
 def _column(rank: int) -> Any:
     import numpy as np
 
     return np.array([-1, *[1] * (rank - 1)], np.int64)
-
-
-@contextmanager
-def replaced(calls: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
-    """`call` of these layers is another for a while. The layers are left as they were, whatever happens."""
-    kept: list[tuple[Any, Mapping[str, Any]]] = []
-    try:
-        for layer, call in calls:
-            own = vars(layer)
-            kept.append((layer, {"call": own["call"]} if "call" in own else {}))
-            own["call"] = call
-        yield
-    finally:
-        for layer, own in reversed(kept):
-            vars(layer).pop("call", None)
-            vars(layer).update(own)
 
 
 @contextmanager
