@@ -19,11 +19,13 @@ from bridge.errors import UsageError
 from bridge.frameworks import flax_linen
 from bridge.frameworks.door import ExportOptions
 from bridge.graph import Writer
+from bridge.ops.program import evaluate
 from tests.cells import random_cell
 from tests.frameworks.flax_cases import assert_agree, called, feeds_of, random_linen
 from tests.models import model_file
 from tests.real_models import REAL
 from tests.real_models import feeds_of as feeds_of_real
+from tests.tolerances import assert_within_referee_bound
 
 
 def trained(net: Any, feeds: Any, *, steps: int = 6, rate: float = 3e-3) -> tuple[float, float]:
@@ -63,10 +65,29 @@ def test_a_real_model_is_fine_tuned_and_goes_back_to_onnx(name: str) -> None:
     again = bridge.to_onnx(net)
     assert bridge.verify(again, net, inputs=feeds).passed
     assert not bridge.verify(str(path), net, inputs=feeds).passed
+    assert_errs_as_onnxruntime_on_noise(net, again, feeds)
     same = bridge.to_flax(again)
     assert parameters(same).keys() == before.keys()
     np.testing.assert_allclose(called(same, feeds)[net.output_names[0]], called(net, feeds)[net.output_names[0]],
                                rtol=0, atol=1e-6)  # fmt: skip
+
+
+def assert_errs_as_onnxruntime_on_noise(net: Any, model: Any, feeds: Any) -> None:
+    """Over eight inputs of white noise together, the bound holds.
+
+    On one such input it is a draw of luck: in silero-vad one unit in the last place of the weights moves hn by 0.3e-6
+    to 1.2e-6, onnxruntime's own error is 0.35e-6 to 1.8e-6 from input to input, and once its smallest met 2.99e-6 here.
+    """
+    expected, actual, referee = [], [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        noise = {name: rng.normal(0, 0.3, value.shape).astype(value.dtype) if value.dtype.kind == "f" else value
+                 for name, value in feeds.items()}  # fmt: skip
+        expected.append(bridge.run(model, noise))
+        actual.append(called(net, noise))
+        referee.append(evaluate(graph.as_model(model), noise))
+    for name in net.output_names:
+        assert_within_referee_bound(*(np.stack([run[name] for run in runs]) for runs in (actual, expected, referee)))
 
 
 def one_node(cell: Cell, *, twice: bool = False) -> Any:
