@@ -7,6 +7,7 @@ from bridge.graph.folding import fold
 from bridge.graph.functions import expand
 from bridge.graph.loading import as_model, load, parse
 from bridge.graph.saving import save, to_proto
+from bridge.graph.typed import with_types
 from bridge.graph.writer import Writer
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "recurrent_nodes",
     "save",
     "to_proto",
+    "with_types",
 ]

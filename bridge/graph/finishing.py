@@ -18,15 +18,28 @@ if TYPE_CHECKING:
 FOLDED_SIZE: Final = 2**20
 """Elements that folding may read or make: transposed weights of linear layers too, 4 MB of float32."""
 
+HIDDEN: Final = "bridge.hidden"
+"""The domain of nodes that the optimizer is to leave alone, while it runs."""
+
 SHOWN_SIZE: Final = 1024
 """Constants of more elements are shown to the checker by their type only."""
+
+NO_SCOPE: Final = "_empty_nn_module_stack_from_metadata_hook"
+"""What torch's exporter writes for a node that stands in no module.
+
+Source: torch 2.13 torch/_export/passes/_node_metadata_hook.py.
+"""
 
 RANDOM: Final = ("Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial")
 """Operators that give other numbers at every run."""
 
 
 def tidy(model: ir.Model) -> None:
-    """Fold what hangs on constants alone and remove what nobody reads; names of layers and of the ends stay."""
+    """Fold what hangs on constants alone and remove what nobody reads; names of layers and of the ends stay.
+
+    A BatchNormalization is not folded into the convolution before it: both return with the weights that they had, and
+    onnxruntime folds them when it loads the model.
+    """
     import logging
 
     from onnxscript.optimizer import optimize
@@ -34,10 +47,15 @@ def tidy(model: ir.Model) -> None:
     log = logging.getLogger("onnxscript")
     level = log.level
     log.setLevel(logging.ERROR)
+    norms = [node for node in model.graph.all_nodes() if (node.domain, node.op_type) == ("", "BatchNormalization")]
     try:
+        for node in norms:
+            node.domain = HIDDEN
         optimize(model, input_size_limit=FOLDED_SIZE, output_size_limit=FOLDED_SIZE)
     finally:
         log.setLevel(level)
+        for node in norms:
+            node.domain = ""
     _lift_constants(model)
 
 
@@ -124,7 +142,8 @@ def name_nodes(model: ir.Model) -> None:
 
 def _scope(scopes: str) -> str:
     found = ast.literal_eval(scopes) if scopes.startswith("[") else []
-    return str(found[-2]) if len(found) > 1 else ""
+    scope = str(found[-2]) if len(found) > 1 else ""
+    return "" if scope == NO_SCOPE else scope
 
 
 def settle(model: ir.Model, opset: int, where: str) -> None:
