@@ -161,18 +161,29 @@ def to_onnx(
     return graph.save(model, path, external=external_data, overwrite=overwrite)
 
 
-def to_flax(source: object, *, api: Literal["nnx", "linen"] = "nnx", static: Mapping[str, object] | None = None) -> Any:
+def to_flax(
+    source: object,
+    *,
+    api: Literal["nnx", "linen"] = "nnx",
+    static: Mapping[str, object] | None = None,
+    remat: int | None = None,
+) -> Any:
     """Import `source` into Flax: an nnx module, or with api="linen" a pair (module, variables).
 
     The result is called positionally in the order of the ONNX inputs, or by name; one output is an array, several a
-    tuple. `static` fixes inputs at import time: they leave the signature.
+    tuple. `static` fixes inputs at import time: they leave the signature. For long sequences `remat` saves memory
+    under grad: only the states of every `remat`-th time step are kept, the others are computed again.
 
     Raises:
         Unsupported: operators that bridge does not carry, all of them named.
+        UsageError: an unknown api, or a `remat` below 1.
     """
     if api not in ("nnx", "linen"):
         raise UsageError("unknown api", where="to_flax", got=repr(api), expected="'nnx' or 'linen'")
-    return door(f"flax.{api}").import_model(to_ir(source), static)
+    if remat is not None and (isinstance(remat, bool) or not isinstance(remat, int) or remat < 1):
+        raise UsageError("not a number of time steps", where="to_flax", got=f"remat={remat!r}", expected="1 or more")
+    flax: Any = door(f"flax.{api}")  # the doors of Flax take one option more than Door says
+    return flax.import_model(to_ir(source), static, remat)
 
 
 def to_torch(source: object, *, static: Mapping[str, object] | None = None) -> Any:

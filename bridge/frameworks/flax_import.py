@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from bridge.graph import Found
+    from bridge.ops.backend_jax import JaxBackend
 
 Path = tuple[str, ...]
 
@@ -57,17 +58,19 @@ class Graph:
         api: Api,
         reserved: Sequence[str],
         scan_layer: Callable[[str, Any, Mapping[str, np.ndarray], ir.Node], tuple[Any, Callable[..., Any]] | None],
+        remat: int | None = None,
     ) -> None:
         from bridge.graph import fold
         from bridge.ops.backend_jax import JaxBackend
         from bridge.ops.program import Program
 
+        backend = JaxBackend(remat=remat)
         model = fold(model, static)
         remaining = {name: value for name, value in (static or {}).items()
                      if any(each.name == name for each in model.graph.inputs)}  # fmt: skip
         tree = Tree(reserved)
-        self.layers, owned = _layers(model, api, tree, scan_layer)
-        self.program = Program(model, JaxBackend(), layers=dict(map(_takeover, self.layers)), static=remaining)
+        self.layers, owned = _layers(model, api, tree, scan_layer, backend)
+        self.program = Program(model, backend, layers=dict(map(_takeover, self.layers)), static=remaining)
         quiet = _zero_states(model)
         self.parameters: dict[str, Path] = {
             name: tree.insert(clean_path(name), array)
@@ -179,7 +182,7 @@ def _takeover(layer: NativeLayer) -> tuple[str, Callable[..., Any]]:
 
 
 def _layers(
-    model: ir.Model, api: Api, tree: Tree, scan_layer: Callable[..., Any]
+    model: ir.Model, api: Api, tree: Tree, scan_layer: Callable[..., Any], backend: JaxBackend
 ) -> tuple[tuple[NativeLayer, ...], dict[str, tuple[Path, str]]]:
     """Every native layer, and where the initialisers are that native modules hold: (path, native name)."""
     from bridge.graph import recurrent_nodes
@@ -197,7 +200,7 @@ def _layers(
              and found.node.op_type == found.cell.op and names[node_name(found.node)] == 1]  # fmt: skip
     paths = {found.node: clean_path(found.name) for found in cells}
     paths = layer_paths(paths | {each.node: clean_path(node_name(each.node)) for each in taken})
-    recurrent = tuple(_recurrent_layers(cells, paths, api, tree))
+    recurrent = tuple(_recurrent_layers(cells, paths, api, tree, backend))
     modules, owned = _module_layers(taken, paths, tree)
     return (*recurrent, *scan_layers.values(), *modules), owned
 
@@ -227,7 +230,7 @@ def _as_it_is(held: Sequence[Any], value: Any) -> Any:  # noqa: ARG001
 
 
 def _recurrent_layers(
-    cells: Collection[Found], layer_paths: Mapping[ir.Node, Path], api: Api, tree: Tree
+    cells: Collection[Found], layer_paths: Mapping[ir.Node, Path], api: Api, tree: Tree, backend: JaxBackend
 ) -> Iterator[NativeLayer]:
     """The layers of the fused nodes; nodes with the same weights share one cell."""
     from bridge.ops.steps import node_name
@@ -247,7 +250,7 @@ def _recurrent_layers(
             )
             natives |= dict(zip(placed[key], halves, strict=True))
         paths = placed[key]
-        run = partial(_run_recurrent, tuple(natives[path] for path in paths), found.cell.direction)
+        run = partial(_run_recurrent, backend, tuple(natives[path] for path in paths), found.cell.direction)
         yield NativeLayer(node_name(found.node), paths, run)
 
 
@@ -259,6 +262,7 @@ def _weights_key(node: ir.Node, cell: Cell) -> tuple[object, ...]:
 
 
 def _run_recurrent(
+    backend: JaxBackend,
     natives: Sequence[NativeCell],
     direction: str,
     held: Sequence[Mapping[str, Any]],
@@ -275,7 +279,7 @@ def _run_recurrent(
     runs = []
     for at, (native, params, way) in enumerate(zip(natives, held, ways, strict=True)):
         h, c = (None if state is None else state[at : at + 1] for state in (initial_h, initial_c))
-        runs.append(one_direction(native.layout, params, native.options, X, sequence_lens, h, c, way))
+        runs.append(one_direction(native.layout, params, native.options, X, sequence_lens, h, c, way, backend))
     return tuple(jnp.concatenate(parts, 1 if at == 0 else 0) for at, parts in enumerate(zip(*runs, strict=True)))
 
 

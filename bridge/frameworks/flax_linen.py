@@ -97,8 +97,10 @@ def build(cells: Sequence[Cell], own_cells: bool) -> Pair:
     return build_layers(cells, own_cells)
 
 
-def import_model(model: ir.Model, static: Mapping[str, object] | None) -> Pair:
+def import_model(model: ir.Model, static: Mapping[str, object] | None, remat: int | None = None) -> Pair:
     """`model` as (linen module, variables); the module is applied to the graph's inputs in order, or by name.
+
+    With `remat` a gradient keeps the states of every `remat`-th time step only, and computes the others again.
 
     Raises:
         Unsupported: operators that bridge does not carry, all of them named; 64-bit numbers while x64 is off.
@@ -108,7 +110,7 @@ def import_model(model: ir.Model, static: Mapping[str, object] | None) -> Pair:
     require_flax()
     from bridge.frameworks.flax_linen_import import import_pair
 
-    return import_pair(model, static)
+    return import_pair(model, static, remat)
 
 
 def execute(source: Pair, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

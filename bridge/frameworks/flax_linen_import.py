@@ -110,9 +110,9 @@ class Hidden:
         self.items = tree.items
 
 
-def import_pair(model: ir.Model, static: Mapping[str, object] | None) -> Pair:
+def import_pair(model: ir.Model, static: Mapping[str, object] | None, remat: int | None = None) -> Pair:
     """The module and its variables. Raises Unsupported for operators that bridge does not carry, all of them named."""
-    graph = Graph(model, static, "linen", RESERVED, _scan_layer)
+    graph = Graph(model, static, "linen", RESERVED, _scan_layer, remat)
     statistics = _statistics(graph.tree)
     return OnnxModule(graph), {PARAMS: _params(graph.tree)} | ({STATISTICS: statistics} if statistics else {})
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from bridge.cell import Op
+    from bridge.ops.backend_jax import JaxBackend
 
 
 def one_direction(
@@ -21,6 +22,7 @@ def one_direction(
     initial_h: Any = None,
     initial_c: Any = None,
     direction: Literal["forward", "reverse"] = "forward",
+    backend: JaxBackend | None = None,
 ) -> tuple[Any, ...]:
     """Run one direction of native `params` on x [T, N, I]: Y [T, 1, N, H], Y_h and, for LSTM, Y_c [1, N, H].
 
@@ -32,7 +34,7 @@ def one_direction(
     from bridge.ops.recurrent import run_columns
 
     columns = read_columns(layout, params, **options)
-    return run_columns(JaxBackend(), columns, x, lengths, initial_h, initial_c, direction)
+    return run_columns(backend or JaxBackend(), columns, x, lengths, initial_h, initial_c, direction)
 
 
 def one_step(op: Op, params: Mapping[str, Any], options: Mapping[str, Any], carry: Any, x: Any) -> tuple[Any, Any]:

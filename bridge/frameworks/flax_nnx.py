@@ -92,8 +92,10 @@ def build(cells: Sequence[Cell], own_cells: bool) -> Any:
     return build_layers(cells, own_cells)
 
 
-def import_model(model: ir.Model, static: Mapping[str, object] | None) -> Any:
+def import_model(model: ir.Model, static: Mapping[str, object] | None, remat: int | None = None) -> Any:
     """`model` as an nnx module called positionally in the order of the graph's inputs, or by name.
+
+    With `remat` a gradient keeps the states of every `remat`-th time step only, and computes the others again.
 
     Raises:
         Unsupported: operators that bridge does not carry, all of them named; 64-bit numbers while x64 is off.
@@ -101,7 +103,7 @@ def import_model(model: ir.Model, static: Mapping[str, object] | None) -> Any:
     require_flax()
     from bridge.frameworks.flax_nnx_import import OnnxModule
 
-    return OnnxModule(model, static)
+    return OnnxModule(model, static, remat)
 
 
 def execute(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -47,8 +47,8 @@ class OnnxModule(nnx.Module):  # type: ignore[misc]
         Unsupported: operators that bridge does not carry, all of them named.
     """
 
-    def __init__(self, model: ir.Model, static: Mapping[str, object] | None = None) -> None:
-        self.graph = Graph(model, static, "nnx", RESERVED, lambda *_: None)
+    def __init__(self, model: ir.Model, static: Mapping[str, object] | None = None, remat: int | None = None) -> None:
+        self.graph = Graph(model, static, "nnx", RESERVED, lambda *_: None, remat)
         grow(self, self.graph.tree)
 
     @property

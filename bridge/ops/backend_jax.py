@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ class JaxBackend:
 
     unroll: int = 1
     """Steps of a scan written out per iteration of the loop."""
+    remat: int | None = None
+    """Steps of a scan between the states that a gradient keeps; None keeps every step."""
 
     @property
     def name(self) -> str:
@@ -143,11 +146,23 @@ class JaxBackend:
     def scan(
         self, body: Callable[[Values, Values], tuple[Values, Values]], carry: Values, xs: Values, reverse: bool = False
     ) -> tuple[Values, Values]:
-        """`lax.scan`."""
+        """`lax.scan`; with `remat` a scan of scans, the inner ones computed again under grad."""
         import jax
 
-        final, ys = jax.lax.scan(body, carry, xs, reverse=reverse, unroll=self.unroll)
-        return tuple(final), tuple(ys)
+        scan = partial(jax.lax.scan, body, reverse=reverse, unroll=self.unroll)
+        steps = jax.tree.leaves(xs)[0].shape[0]
+        if self.remat is None or steps <= self.remat:
+            final, ys = scan(carry, xs)
+            return tuple(final), tuple(ys)
+        whole = steps - steps % self.remat
+        first, rest = _parted(xs, whole, reverse)
+        chunks = tuple(x.reshape(-1, self.remat, *x.shape[1:]) for x in first)
+        final, ys = jax.lax.scan(jax.checkpoint(scan), carry, chunks, reverse=reverse)
+        ys = tuple(y.reshape(whole, *y.shape[2:]) for y in ys)
+        if whole < steps:
+            final, last = scan(final, rest)
+            ys = tuple(self.xp.concatenate(pair[:: -1 if reverse else 1]) for pair in zip(ys, last, strict=True))
+        return tuple(final), ys
 
     def cond(self, predicate: Array, then: Callable[[], Values], otherwise: Callable[[], Values]) -> Values:
         """`lax.cond` while tracing; outside, the branch that is taken and only that."""
@@ -165,6 +180,13 @@ class JaxBackend:
             raise Unsupported("the branches differ in shape or dtype, which jit cannot follow", where="If",
                               got=shapes[1], expected=shapes[0],
                               do="fix the inputs of the condition at import: static={...}") from error  # fmt: skip
+
+
+def _parted(xs: Values, count: int, reverse: bool) -> tuple[Values, Values]:
+    """The first `count` steps in the order of the scan, and the others."""
+    if reverse:
+        return tuple(x[len(x) - count :] for x in xs), tuple(x[: len(x) - count] for x in xs)
+    return tuple(x[:count] for x in xs), tuple(x[count:] for x in xs)
 
 
 def _described(values: Values) -> list[str]:
