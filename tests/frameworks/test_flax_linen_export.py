@@ -134,8 +134,6 @@ REFUSED = {
     ),
     "lifting": (lambda: nn.RNN(nn.GRUCell(4), variable_axes={"cache": 0}), "variable_axes is of the caller's own"),
     "random carry": (lambda: nn.RNN(nn.GRUCell(4, carry_init=nn.initializers.normal())), "initial carry is random"),
-    "whole module": (lambda: nn.Sequential([nn.RNN(nn.GRUCell(4)), nn.Dense(3)]), "layers_1 is Dense"),
-    "compact module": (Compact, "not recurrent itself"),
 }
 
 

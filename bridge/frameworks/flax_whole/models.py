@@ -15,6 +15,7 @@ from bridge.frameworks.flax_linen_read import bind
 from bridge.frameworks.flax_linen_read import source_name as linen_name
 from bridge.frameworks.flax_nnx_read import source_name as nnx_name
 from bridge.frameworks.flax_whole import stubs_linen, stubs_nnx
+from bridge.frameworks.flax_whole.stubs import symbolic_wrap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def of_nnx(module: nnx.Module) -> Model:
         if not stubbed:
             return copy(*args, **kwargs), {}
         stubs_nnx.name_modules(copy)
-        with stubs_nnx.stubbed(copy):
+        with stubs_nnx.stubbed(copy), symbolic_wrap():
             result = copy(*args, **kwargs)
         kept = nnx.state(copy, nnx.Not(nnx.Any(nnx.RngState, nnx.Intermediate)))
         after = jax.tree_util.tree_flatten_with_path(kept)[0]
@@ -75,7 +76,7 @@ def of_linen(source: tuple[nn.Module, Mapping[str, Any]]) -> Model:
         own = jax.tree_util.tree_unflatten(tree, parameters)
         if not stubbed:
             return module.apply(own, *args, **kwargs), {}
-        with stubs_linen.stubbed():
+        with stubs_linen.stubbed(), symbolic_wrap():
             return module.apply(own, *args, **kwargs), {}
 
     names = [_dotted(path[1:]) for path, _ in leaves]

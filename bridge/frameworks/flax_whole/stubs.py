@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from bridge.errors import Unsupported
 from bridge.frameworks.flax_cells import layout_options, other_activations
 from bridge.frameworks.flax_whole.recurrence import Call, CellCall, recurrence_p
+from bridge.frameworks.flax_whole.sizes import is_static
 
 DTYPES = ("float16", "float32", "float64")
 
@@ -140,3 +142,24 @@ def training(what: str, path: str, line: str) -> Unsupported:
 
 
 DROPS, BATCH = "drops values at random", "takes the statistics of the batch"
+
+
+@contextmanager
+def symbolic_wrap() -> Iterator[None]:
+    """For the time of a trace, jnp.pad wraps around axes of symbolic size too, which JAX itself refuses."""
+    original = jnp.pad
+
+    def pad(array: Any, pad_width: Any, mode: Any = "constant", **options: Any) -> Any:
+        if mode != "wrap" or is_static(array.shape):
+            return original(array, pad_width, mode, **options)
+        for axis, (low, high) in enumerate(pad_width):
+            if low or high:
+                size = array.shape[axis]
+                array = jnp.take(array, (jnp.arange(size + low + high) - low) % size, axis=axis, mode="clip")
+        return array
+
+    jnp.pad = pad
+    try:
+        yield
+    finally:
+        jnp.pad = original

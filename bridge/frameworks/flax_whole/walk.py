@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxprs_in_params
 
 from bridge.errors import Unsupported
+from bridge.frameworks.flax_whole.signature import CARRIED
 from bridge.frameworks.flax_whole.sizes import is_static, is_symbolic
 from bridge.frameworks.flax_whole.terms import Lowering, Term, broadcast, constant
 
@@ -180,6 +181,7 @@ def missing(closed: ClosedJaxpr, is_constant: Sequence[bool], rules: Mapping[str
     fixed = {var for var, known in zip(jaxpr.invars, is_constant, strict=True) if known} | set(jaxpr.constvars)
     for eqn in live_equations(jaxpr, [True] * len(jaxpr.outvars)):
         path = module_path(eqn, outer)
+        _check_dtypes(eqn, path)
         known = [isinstance(var, Literal) or var in fixed for var in eqn.invars]
         if all(known) and can_evaluate(eqn, [var.aval.shape for var in eqn.invars]):
             fixed.update(eqn.outvars)
@@ -192,6 +194,14 @@ def missing(closed: ClosedJaxpr, is_constant: Sequence[bool], rules: Mapping[str
             yield eqn.primitive.name, path
         for body in jaxprs_in_params(eqn.params) if eqn.primitive.name in BODIES else ():
             yield from missing(ClosedJaxpr(body, ()), [False] * len(body.invars), rules, path)
+
+
+def _check_dtypes(eqn: Any, path: str) -> None:
+    for var in eqn.outvars:
+        dtype = var.aval.dtype
+        if not jax.dtypes.issubdtype(dtype, jax.dtypes.extended) and str(dtype) not in CARRIED:
+            raise Unsupported(f"{dtype}, which no kernel of onnxruntime computes", where=path, got=eqn.primitive.name,
+                              expected=", ".join(CARRIED), do="compute in float32: leave dtype= out")  # fmt: skip
 
 
 BODIES: Final = frozenset({"scan", "while", "cond"})

@@ -1,0 +1,132 @@
+"""Export a case once and judge it at other sizes: Flax in float64 is the referee, Flax in float32 sets the bound.
+
+The referee runs the same module under jax.enable_x64 with the same parameters in float64: nothing of bridge is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import nnx
+
+import bridge
+from bridge.errors import BridgeError
+from tests.whole_models.flax_cases import EXAMPLE, OTHERS, Case
+from tests.whole_models.verdict import Run, Verdict, judge
+
+PEER = "jax2onnx"
+
+
+def _drawn(values: Any, draw: np.random.Generator) -> Any:
+    """Arrays for shapes: random floats, variances positive; the state of random streams as it begins."""
+
+    def one(path: Any, leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        low = 0.5 if "var" in jax.tree_util.keystr(path) else -0.6
+        return jnp.asarray(draw.uniform(low, low + 1.1, leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, values)
+
+
+def built(case: Case) -> Any:
+    """The source: every parameter and statistic random; nothing is initialised, which takes seconds."""
+    module, values = _outline(case, jnp.float32)
+    values = _drawn(values, np.random.default_rng(1))
+    return nnx.merge(module, values) if isinstance(module, nnx.GraphDef) else (module, values)
+
+
+def _outline(case: Case, dtype: Any) -> tuple[Any, Any]:
+    """A graph definition and the shapes of its state, or a linen module and the shapes of its variables."""
+    if case.name.startswith("nnx"):
+        module, values = nnx.split(nnx.eval_shape(lambda: case.build(dtype)))
+        return module, values
+    module, arrays = case.build(dtype), case.inputs(*EXAMPLE, np.random.default_rng(0))
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    return module, jax.eval_shape(lambda: module.init(keys, *arrays))
+
+
+def split(source: Any) -> tuple[Any, Any]:
+    """What `_outline` gives, of a model with values."""
+    return nnx.split(source) if isinstance(source, nnx.Module) else source
+
+
+def exact_twin(case: Case, source: Any) -> tuple[Any, Any]:
+    """The same model in float64, to be called under jax.enable_x64."""
+    with jax.enable_x64(True):
+        module, _ = _outline(case, jnp.float64)
+        return module, jax.tree.map(_exact, split(source)[1])
+
+
+def outputs(model: tuple[Any, Any], arrays: Any) -> list[np.ndarray]:
+    """The flat outputs of Flax itself, compiled as a whole: op by op takes ten times as long."""
+    module, values = model
+    if isinstance(module, nnx.GraphDef):
+        result = jax.jit(lambda state, *arrays: nnx.merge(module, state)(*arrays))(values, *arrays)
+    else:
+        result = jax.jit(module.apply)(values, *arrays)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(result)]
+
+
+def _exact(leaf: Any) -> Any:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    return jnp.asarray(np.asarray(leaf), jnp.float64)
+
+
+def export(case: Case, source: Any) -> Any:
+    """Ours."""
+    return bridge.to_onnx(source, example=case.inputs(*EXAMPLE, np.random.default_rng(0)), **dict(case.options))
+
+
+def runs(case: Case, source: Any) -> Iterator[Run]:
+    """Inputs at the other sizes, and what Flax makes of them in float32 and float64."""
+    twin = exact_twin(case, source)
+    for at, (batch, time) in enumerate(OTHERS):
+        arrays = case.inputs(batch, time, np.random.default_rng(at + 1))
+        expected = outputs(split(source), arrays)
+        with jax.enable_x64(True):
+            referee = outputs(twin, [_exact(array) for array in arrays])
+        yield Run(f"{(batch, time)}", arrays, expected, referee)
+
+
+def run(case: Case) -> Verdict:
+    """Build, export, judge."""
+    source = built(case)
+    try:
+        model = export(case, source)
+    except BridgeError as error:
+        return Verdict(case.name, "refused", detail=str(error))
+    return judge(case.name, model, runs(case, source))
+
+
+def peer(case: Case) -> Verdict:
+    """The same by jax2onnx, batch and time symbolic by its own means."""
+    try:
+        from jax2onnx import to_onnx
+    except ImportError as error:
+        return Verdict(case.name, "absent", detail=str(error))
+    source = built(case)
+    function = source if isinstance(source, nnx.Module) else lambda *arrays: source[0].apply(source[1], *arrays)
+    arrays = case.inputs(*EXAMPLE, np.random.default_rng(0))
+    names = {EXAMPLE[0]: "B", EXAMPLE[1]: "T"}
+    specs = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
+    shapes = [(*(names.get(size, size) for size in spec.shape[:2]), *spec.shape[2:]) for spec in specs]
+    inputs = [jax.ShapeDtypeStruct(shape, spec.dtype) if not any(isinstance(size, str) for size in shape) else
+              (shape, spec.dtype) for shape, spec in zip(shapes, specs, strict=True)]  # fmt: skip
+    try:
+        model = to_onnx(function, inputs=[shape[0] if isinstance(shape, tuple) else shape for shape in inputs],
+                        input_params={})  # fmt: skip
+    except Exception as error:  # noqa: BLE001 (whatever it says is the verdict)
+        return Verdict(case.name, "failed", detail=f"{type(error).__name__}: {str(error)[:200]}")
+    return judge(case.name, model, runs(case, source))
+
+
+__all__ = ["PEER", "export", "nn", "outputs", "peer", "run"]
