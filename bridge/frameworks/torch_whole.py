@@ -75,6 +75,7 @@ def _finished(
     options: ExportOptions,
 ) -> ir.Model:  # fmt: skip
     from bridge.graph import finishing
+    from bridge.graph.sorting import without_sorting
     from bridge.graph.stubs import splice
 
     where = type(module).__name__
@@ -87,6 +88,8 @@ def _finished(
     model.graph.outputs.extend(value for _, value in work.outputs)
     finishing.name_outputs(model, [*names, *(name for name, _ in work.outputs)])
     finishing.tidy(model)
+    if without_sorting(model):
+        finishing.tidy(model)
     random = finishing.random_nodes(model)
     if random:
         raise Unsupported("the model draws random numbers", where=where, got=", ".join(node.op_type for node in random),

@@ -125,8 +125,10 @@ def watched(module: nn.Module, loops: Loops) -> Iterator[None]:
         return convert
 
     def sampling(*bounds: Any) -> Any:
-        if len(bounds) == 1 and _is_symbolic(bounds[0]):
-            return loops.steps(bounds[0], sys._getframe(1))  # noqa: SLF001
+        size = _whole_range(bounds)
+        if size is not None:
+            steps = loops.steps(size, sys._getframe(1))  # noqa: SLF001
+            return steps[::-1] if len(bounds) == 3 and bounds[2] == -1 else steps
         if any(_is_symbolic(bound) for bound in bounds):
             loops.fixed.append(place_of(sys._getframe(1)))  # noqa: SLF001
         return builtins.range(*bounds)
@@ -176,6 +178,17 @@ def _namespaces(module: nn.Module) -> list[dict[str, Any]]:
             if space is not None and not str(space.get("__name__", "")).startswith("torch."):
                 found[id(space)] = space
     return list(found.values())
+
+
+def _whole_range(bounds: tuple[Any, ...]) -> torch.SymInt | None:
+    """The size of the axis that `range(*bounds)` counts over from end to end, in either direction."""
+    start, stop, step = (0, *bounds, 1) if len(bounds) == 1 else (*bounds, 1)[:3]
+    if _is_symbolic(stop) and (start, step) == (0, 1):
+        return stop
+    if _is_symbolic(start) and (stop, step) == (-1, -1):
+        size: torch.SymInt = start + 1
+        return size
+    return None
 
 
 def _is_symbolic(size: Any) -> bool:

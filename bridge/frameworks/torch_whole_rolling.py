@@ -1,13 +1,14 @@
 """Steps of a sampled loop as one sequence: which values are the same thing at every step.
 
-`Rolling.stacked` finds for such a series one value [T, ...]: the sequence that was taken apart, the output of the layer
-that a chain of steps is, or the same arithmetic on one of those. It answers None for anything else, and the steps are
-then written as they are.
+`Rolling.series` finds for them one value [T, ...]: the sequence that was taken apart, the output of the layer that a
+chain of steps is, or the same arithmetic on one of those; a loop from the last step to the first is the same value read
+backwards. It answers None for anything else, and the steps are then written as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -28,21 +29,37 @@ OVER_LAST: Final = frozenset({"Softmax", "LogSoftmax", "Concat", "LayerNormaliza
 """Operators with an axis, carried where that is the last."""
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """All steps of something as one value."""
+
+    value: ir.Value
+    """[T, ...] in the order of time."""
+    backwards: bool = False
+    """Whether the loop takes the last step first."""
+
+    def in_order(self, w: Writer) -> ir.Value:
+        """[T, ...] in the order of the loop."""
+        from bridge.graph.sequences import flip
+
+        return flip(w, self.value, 0) if self.backwards else self.value
+
+
 class Rolling:
     """Series of values in one graph; `chain_output` knows the layers that steps have become."""
 
-    def __init__(self, chain_output: Callable[[Sequence[ir.Value]], ir.Value | None]) -> None:
+    def __init__(self, chain_output: Callable[[Sequence[ir.Value]], Series | None]) -> None:
         self._chain_output = chain_output
-        self._known: dict[tuple[int, ...], ir.Value | None] = {}
+        self._known: dict[tuple[int, ...], Series | None] = {}
 
-    def stacked(self, w: Writer, values: Sequence[ir.Value]) -> ir.Value | None:
-        """One value [T, ...] whose steps are `values`, written where the Writer is; None where there is none."""
+    def series(self, w: Writer, values: Sequence[ir.Value]) -> Series | None:
+        """The series whose steps are `values`, written where the Writer is; None where there is none."""
         key = tuple(map(id, values))
         if key not in self._known:
             self._known[key] = self._find(w, values)
         return self._known[key]
 
-    def _find(self, w: Writer, values: Sequence[ir.Value]) -> ir.Value | None:
+    def _find(self, w: Writer, values: Sequence[ir.Value]) -> Series | None:
         found = self._chain_output(values)
         if found is not None:
             return found
@@ -56,23 +73,37 @@ class Rolling:
             return _sequence(w, [node for node in nodes if node is not None])
         return self._together(w, [node for node in nodes if node is not None])
 
-    def _together(self, w: Writer, nodes: Sequence[ir.Node]) -> ir.Value | None:
+    def _together(self, w: Writer, nodes: Sequence[ir.Node]) -> Series | None:
         """The operator of `nodes` on all steps at once."""
-        first = nodes[0]
-        inputs: list[ir.Value | None] = []
-        ranks = []
-        for column in zip(*(node.inputs for node in nodes), strict=True):
+        inputs: list[Any] = []
+        ranks: dict[int, int] = {}
+        for at, column in enumerate(zip(*(node.inputs for node in nodes), strict=True)):
+            inputs.append(column[0])
             if all(value is column[0] for value in column):
-                inputs.append(column[0])
                 continue
-            series = None if any(value is None for value in column) else self.stacked(w, column)
-            if series is None or column[0].shape is None:
+            inputs[at] = None if any(value is None for value in column) else self.series(w, column)
+            if inputs[at] is None or column[0].shape is None:
                 return None
-            inputs.append(series)
-            ranks.append((len(inputs) - 1, len(column[0].shape)))
-        if not ranks or len({rank for _, rank in ranks}) != 1:
+            ranks[at] = len(column[0].shape)
+        ways = {inputs[at].backwards for at in ranks}
+        if len(set(ranks.values())) != 1:
             return None
-        return _applied(w, first, inputs, {at for at, _ in ranks}, ranks[0][1])
+        for at in ranks:
+            inputs[at] = inputs[at].value if len(ways) == 1 else inputs[at].in_order(w)
+        made = _applied(w, nodes[0], inputs, set(ranks), next(iter(ranks.values())))
+        if made is None:
+            return None
+        _keep_scope(nodes[0], made)
+        return Series(made, ways == {True})
+
+
+def _keep_scope(step: ir.Node, made: ir.Value) -> None:
+    """Note on what is written for all steps which module the step stood in: nodes are named by it."""
+    last = made.producer()
+    before = None if last is None or last.op_type != "Add" or last.inputs[0] is None else last.inputs[0].producer()
+    for node in (last, before if before is not None and before.op_type == "MatMul" else None):
+        if node is not None and not node.metadata_props:
+            node.metadata_props.update(step.metadata_props)
 
 
 def _alike(node: ir.Node, first: ir.Node) -> bool:
@@ -82,8 +113,8 @@ def _alike(node: ir.Node, first: ir.Node) -> bool:
     return same and kinds[0] == kinds[1]
 
 
-def _sequence(w: Writer, nodes: Sequence[ir.Node]) -> ir.Value | None:
-    """What was taken apart step by step from the first, time first."""
+def _sequence(w: Writer, nodes: Sequence[ir.Node]) -> Series | None:
+    """What was taken apart step by step from the first or to the first, time first."""
     from bridge.graph.expressions import constant_of
 
     source = nodes[0].inputs[0]
@@ -92,12 +123,12 @@ def _sequence(w: Writer, nodes: Sequence[ir.Node]) -> ir.Value | None:
         return None
     steps = [int(np.ravel(index.numpy())[0]) for index in indices if index is not None]
     scalar = all(index is not None and len(index.shape) == 0 for index in indices)
-    if steps != list(range(len(nodes))) or not scalar:
+    if sorted(steps) != list(range(len(nodes))) or steps not in (sorted(steps), sorted(steps)[::-1]) or not scalar:
         return None
     axis = nodes[0].attributes["axis"].as_int() if "axis" in nodes[0].attributes else 0
     axis %= len(source.shape)
     order = [axis, *(at for at in range(len(source.shape)) if at != axis)]
-    return w.transpose(source, order)
+    return Series(w.transpose(source, order), backwards=steps[0] > 0)
 
 
 def _applied(w: Writer, node: ir.Node, inputs: Sequence[Any], series: set[int], rank: int) -> ir.Value | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from bridge.frameworks.stack import Stack
 from bridge.frameworks.stack_export import state_names, state_shape, write_layer, write_layers
 from bridge.frameworks.torch_whole_loops import COUNTS
 from bridge.frameworks.torch_whole_ops import FULL, GENERAL
-from bridge.frameworks.torch_whole_rolling import Rolling
+from bridge.frameworks.torch_whole_rolling import Rolling, Series
 from bridge.graph.stubs import DOMAIN
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Chain:
     """Steps of one cell, each from the state of the one before."""
 
     steps: list[ir.Node]
-    output: ir.Value | None = None
+    output: Series | None = None
     """[T,N,H], once it is written as a layer."""
     finals: Sequence[ir.Value | None] = ()
 
@@ -114,13 +114,16 @@ class Splice:
         calls = [step.attributes["call"].value for chain in chains for step in chain.steps]
         return {self.layers[call][0]: calls.count(call) for call in calls}
 
-    def _chain_output(self, values: Sequence[ir.Value]) -> ir.Value | None:
-        """The output of the layer whose steps give `values`, in order and all of them."""
+    def _chain_output(self, values: Sequence[ir.Value]) -> Series | None:
+        """The output of the layer whose steps give `values`, all of them, in order or from the last to the first."""
         found = [self._chains.get(id(value)) for value in values]
         chain = found[0][0] if found[0] is not None else None
-        if chain is None or len(chain.steps) != len(values):
+        if chain is None or chain.output is None or len(chain.steps) != len(values):
             return None
-        return chain.output if all(entry == (chain, at) for at, entry in enumerate(found)) else None
+        if all(entry == (chain, at) for at, entry in enumerate(found)):
+            return chain.output
+        turned = Series(chain.output.value, not chain.output.backwards)
+        return turned if all(entry == (chain, at) for at, entry in enumerate(reversed(found))) else None
 
     def symbols(self, given: Mapping[str, str], model: ir.Model) -> dict[str, str]:
         """Names of all symbols: what the caller gave, time and batch where a layer says which, else input and axis."""
@@ -174,7 +177,7 @@ class Splice:
             self._roll(w, chain, path, stack, stub)
         if chain.output is not None:
             last = at == len(chain.steps) - 1
-            results = chain.finals if last else [w.take(chain.output, at, 0), None]
+            results = chain.finals if last else [w.take(chain.output.in_order(w), at, 0), None]
             self._chains[id(results[0])] = (chain, at)
             return results
         x = w.unsqueeze(stub.inputs[0], 0)
@@ -189,25 +192,25 @@ class Splice:
         from bridge.graph.stubs import read_by_others
 
         inner = [value for step in chain.steps[:-1] for value in step.outputs[1:]]
-        x = (
-            self._rolling.stacked(w, [value for step in chain.steps if (value := step.inputs[0])])
-            if self._rolling
-            else None
-        )
+        given = [value for step in chain.steps if (value := step.inputs[0])]
+        x = self._rolling.series(w, given) if self._rolling else None
         if x is None or any(read_by_others(value) for value in inner):
             return
-        initial, exposed = self._initial(w, path, stack, x, stub.inputs[1:3], rank=2)
+        initial, exposed = self._initial(w, path, stack, x.value, stub.inputs[1:3], rank=2)
         own = {name: w.unsqueeze(value, 0) for name, value in initial.items()}
-        y, *finals = write_layer(w, stack.layers[0], x, None, own, self.form)
+        (layer,) = stack.layers
+        layer = replace(layer, cell=replace(layer.cell, direction="reverse")) if x.backwards else layer
+        y, *finals = write_layer(w, layer, x.value, None, own, self.form)
         named = {name: w.squeeze(value, 0) for name, value in zip("hc", finals, strict=True) if value is not None}
-        chain.output = w.squeeze(y, 1)
+        chain.output = Series(w.squeeze(y, 1), x.backwards)
         chain.finals = self._finals(path, named, exposed)
 
     def _collect(self, w: Writer, stub: Stub) -> Values:
         axis, values = stub.attributes["axis"], [value for value in stub.inputs if value is not None]
-        series = self._rolling.stacked(w, [_unwrapped(value) for value in values]) if self._rolling else None
-        if series is None:  # the two traces will differ
+        found = self._rolling.series(w, [_unwrapped(value) for value in values]) if self._rolling else None
+        if found is None:  # the two traces will differ
             return [w.concat([w.unsqueeze(value, axis) for value in values], axis)]
+        series = found.in_order(w)
         rank = 3 if series.shape is None else len(series.shape)
         return [w.transpose(series, [*range(1, axis + 1), 0, *range(axis + 1, rank)])]
 

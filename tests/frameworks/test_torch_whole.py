@@ -29,7 +29,7 @@ CHOSEN = (
     "LSTM x2 bidirectional, all", "RNN relu x1, last", "states given, LSTM x2", "unbatched LSTM",
     "packed GRU bidirectional x2, total_length", "packed, arithmetic on the data", "packed, the longest length used",
     "Conv2d, BatchNorm, pooling, GRU", "proj_size", "LSTMCell once, given state", "torch.cond",
-    "two cells in a loop over the steps",
+    "two cells in a loop over the steps", "a reversed loop, outputs in its order", "loops both ways under a head",
 )  # fmt: skip
 """One of each kind; scripts/whole-models runs them all."""
 
@@ -117,6 +117,30 @@ def test_every_opset_is_written(opset: int) -> None:
     model = bridge.to_onnx(module, example=case.inputs(*EXAMPLE, np.random.default_rng(0)), opset=opset)
     assert [entry.version for entry in model.opset_import if entry.domain == ""] == [opset]
     assert judge(case, module, model).outcome == "right"
+
+
+@pytest.mark.parametrize("name", ["packed LSTM, unsorted", "packed GRU bidirectional x2, total_length"])
+def test_the_sort_of_a_packed_batch_leaves_nothing_behind(name: str) -> None:
+    case = CASES[name]
+    left = {node.op_type for node in export(case, built(case)).graph.node}
+    assert left.isdisjoint({"TopK", "Gather", "GatherND", "ScatterElements"})
+
+
+def test_the_sort_stays_where_the_model_reads_packed_data() -> None:
+    case = CASES["packed, two layers"]
+    assert "TopK" in {node.op_type for node in export(case, built(case)).graph.node}
+
+
+def test_a_loop_backwards_is_a_reverse_node() -> None:
+    case = CASES["a loop backwards"]
+    (node,) = (node for node in export(case, built(case)).graph.node if node.op_type == "RNN")
+    assert [entry.s for entry in node.attribute if entry.name == "direction"] == [b"reverse"]
+
+
+def test_a_layer_of_a_loop_keeps_its_name() -> None:
+    case = CASES["loops both ways under a head"]
+    back = bridge.to_torch(export(case, built(case)))
+    assert type(back.head) is nn.Linear
 
 
 def test_zero_states_leave_nothing_behind() -> None:

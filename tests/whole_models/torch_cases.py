@@ -425,6 +425,40 @@ class LoopBackwards(nn.Module):
         return h
 
 
+class LoopReversed(nn.Module):
+    """The steps taken in reversed order, the outputs left in the order of the loop or put back."""
+
+    def __init__(self, cell: nn.Module, back: bool) -> None:
+        super().__init__()
+        self.cell, self.back = cell, back
+
+    def forward(self, x):
+        state, outputs = None, []
+        for step in reversed(x.unbind(1)):
+            state = self.cell(step, state)
+            outputs.append(state[0] if isinstance(state, tuple) else state)
+        return torch.stack(outputs[::-1] if self.back else outputs, 1), state
+
+
+class LoopBothWays(nn.Module):
+    """A bidirectional layer by hand: two loops over the steps, joined step by step under a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward_cell, self.backward_cell = nn.GRUCell(INPUTS, HIDDEN), nn.GRUCell(INPUTS, HIDDEN)
+        self.head = nn.Linear(2 * HIDDEN, CLASSES)
+
+    def forward(self, x):
+        h, g, ahead, behind = None, None, [], []
+        for at in range(0, x.size(1)):  # noqa: PIE808 (as people write it)
+            h = self.forward_cell(x[:, at], h)
+            ahead.append(h)
+        for at in reversed(range(x.size(1))):
+            g = self.backward_cell(x[:, at], g)
+            behind.insert(0, g)
+        return torch.stack([self.head(torch.cat(pair, -1)) for pair in zip(ahead, behind, strict=True)], 1)
+
+
 class Branches(nn.Module):
     """A layer in both branches of torch.cond."""
 
@@ -576,6 +610,11 @@ def all_cases() -> list[Case]:
         Case("two cells in a loop over the steps", LoopStack, batch_first, 2),
         Case("a loop that sums", LoopSum, batch_first, 0, refused="does more than step a cell"),
         Case("a loop with an exception", LoopSometimes, batch_first, 0, refused="if at > 4:"),
-        Case("a loop backwards", LoopBackwards, batch_first, 0, refused="range(x.size(1) - 1, -1, -1)"),
+        Case("a loop backwards", LoopBackwards, batch_first, 1),
+        Case("a reversed loop, outputs in its order", lambda: LoopReversed(nn.LSTMCell(INPUTS, HIDDEN), False),
+             batch_first, 1),
+        Case("a reversed loop, outputs put back", lambda: LoopReversed(nn.GRUCell(INPUTS, HIDDEN), True),
+             batch_first, 1),
+        Case("loops both ways under a head", LoopBothWays, batch_first, 2),
         Case("torch.cond", Branches, batch_first, 2),
     ]  # fmt: skip
