@@ -21,14 +21,20 @@ if TYPE_CHECKING:
 
 
 def owns(source: object) -> bool:
-    """Whether `source` is a `torch.nn.Module`; torch is looked up and never imported."""
-    nn = sys.modules.get("torch.nn")
-    return nn is not None and isinstance(source, nn.Module)
+    """Whether `source` is a `torch.nn.Module`; torch is looked up and never imported.
+
+    On Keras' torch backend its layers are modules too, and still Keras'.
+    """
+    nn, keras = sys.modules.get("torch.nn"), sys.modules.get("keras")
+    if nn is None or not isinstance(source, nn.Module):
+        return False
+    return keras is None or not hasattr(keras, "layers") or not isinstance(source, keras.layers.Layer)
 
 
 def export(source: torch.nn.Module, options: ExportOptions) -> ir.Model:
     """The ONNX model of a module, one fused node a recurrent layer; the module stays as it is.
 
+    Modules that `quantize_dynamic` made are written as their float equivalents, and a note says so.
     A recurrent module itself is written without tracing; any other goes through torch's exporter, by its `example`.
 
     Raises:
@@ -39,15 +45,17 @@ def export(source: torch.nn.Module, options: ExportOptions) -> ir.Model:
     from bridge.frameworks.stack_export import export_stack
     from bridge.frameworks.torch_import import OnnxModule
     from bridge.frameworks.torch_own import OwnStack, Whole
+    from bridge.frameworks.torch_quantised import as_float, note
     from bridge.frameworks.torch_read import kind_of, read_stack
 
     if isinstance(source, OnnxModule):
         return source.present_model(options)
-    if isinstance(source, OwnStack) or (kind_of(source) is not None and not isinstance(source, Whole)):
-        return export_stack(read_stack(source), options)
+    module, notes = as_float(source)
+    if isinstance(module, OwnStack) or (kind_of(module) is not None and not isinstance(module, Whole)):
+        return note(export_stack(read_stack(module), options), notes)
     from bridge.frameworks.torch_whole import export_whole
 
-    return export_whole(source, options)
+    return note(export_whole(module, options), notes)
 
 
 def cells(source: torch.nn.Module) -> dict[str, Cell]:
@@ -57,9 +65,10 @@ def cells(source: torch.nn.Module) -> dict[str, Cell]:
         NotRepresentable: an LSTM with proj_size, which is no Cell.
         Unsupported: a dtype that is not carried.
     """
+    from bridge.frameworks.torch_quantised import as_float
     from bridge.frameworks.torch_read import read_cells
 
-    return read_cells(source)
+    return read_cells(as_float(source)[0])
 
 
 def assign(model: torch.nn.Module, mapping: Mapping[str, Cell | Sequence[Cell]]) -> torch.nn.Module:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from bridge.cell import GATES
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -20,6 +22,7 @@ def with_types(model: ir.Model) -> ir.Model:
     if all(value.dtype is not None and value.shape is not None for node in copy.graph.all_nodes()
            for value in node.outputs if value.name):  # fmt: skip
         return copy
+    _ranks_of_sequences(copy)
     log = logging.getLogger("onnx_ir")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -27,3 +30,14 @@ def with_types(model: ir.Model) -> ir.Model:
         return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy).model
     finally:
         log.setLevel(level)
+
+
+def _ranks_of_sequences(model: ir.Model) -> None:
+    """Tell the inference what it cannot see behind shape arithmetic: a recurrent operator's X has three axes."""
+    import onnx_ir as ir
+
+    for node in model.graph.all_nodes():
+        if node.domain == "" and node.op_type in GATES and node.inputs:
+            value = node.inputs[0]
+            if value is not None and value.shape is None:
+                value.shape = ir.Shape([None, None, None])
