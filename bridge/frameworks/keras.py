@@ -34,6 +34,9 @@ def export(source: Any, options: ExportOptions) -> ir.Model:
     from bridge.frameworks import keras_export
 
     loaded = _opened(source, options.custom_objects)
+    if _is_imported(loaded.model):
+        present: ir.Model = loaded.model.origin.present(options)
+        return present
     model = keras_export.export(loaded.model, options)
     keras_export.add_notes(model, loaded.notes)
     return model
@@ -50,6 +53,10 @@ def cells(source: Any) -> dict[str, Cell]:
         from bridge.frameworks.keras_files import cells_of_file
 
         return cells_of_file(os.fspath(source))
+    if _is_imported(source):
+        from bridge.graph import find_cells
+
+        return find_cells(source.origin.present())
     import keras
 
     from bridge.frameworks import keras_graph
@@ -96,7 +103,16 @@ def execute(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     """Keras' own forward pass, inputs and outputs named as `export` names them."""
     from bridge.frameworks import keras_execute
 
-    return keras_execute.execute(_opened(source, None).model, feeds)
+    model = _opened(source, None).model
+    if _is_imported(model):
+        return keras_execute.execute_imported(model, feeds)
+    return keras_execute.execute(model, feeds)
+
+
+def _is_imported(source: object) -> bool:
+    """Whether `source` is a model that bridge imported; where it made none, the module is not loaded."""
+    modules = sys.modules.get("bridge.frameworks.keras_modules")
+    return modules is not None and bool(modules.is_imported(source))
 
 
 def _opened(source: Any, custom_objects: Mapping[str, type] | None) -> Loaded:

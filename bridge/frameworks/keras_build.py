@@ -104,6 +104,7 @@ def _own_layer(cell: Cell, options: Mapping[str, Any]) -> Any:
     inner = RecurrentCell(cell.op, cell.hidden_size, attributes_of(cell), use_bias=cell.B is not None,
                           use_peepholes=cell.P is not None, initial_rows=rows, dtype=cell.dtype.name,
                           name="recurrent_cell")  # fmt: skip
+    options = {name: value for name, value in options.items() if not name.endswith("_initializer")}
     return keras.layers.RNN(inner, go_backwards=cell.direction == "reverse", **options)
 
 

@@ -38,6 +38,13 @@ def execute(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     return {name: keras_array(value) for name, value in found.items()}
 
 
+def execute_imported(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run a model that bridge imported, inputs and outputs named as in its graph."""
+    outputs = model(**feeds)
+    values = outputs if isinstance(outputs, tuple) else (outputs,)
+    return {name: keras_array(value) for name, value in zip(model.output_names, values, strict=True)}
+
+
 def _check_names(feeds: Mapping[str, np.ndarray], required: Sequence[str], optional: Sequence[str], where: str) -> None:
     missing = [name for name in required if name not in feeds]
     unexpected = [name for name in feeds if name not in (*required, *optional)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from bridge.frameworks.keras_scan import LAYER, OWN_LAYOUTS, from_convolution
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from bridge.frameworks.keras_functional import Layers
+
 NATIVE_SCANS = ("LSTM", "GRU", "SimpleRNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 """Keras layers that bridge writes as a Scan."""
 
@@ -30,28 +32,117 @@ def import_model(model: ir.Model, static: Mapping[str, object] | None) -> Any:
         Unsupported: operators that are not carried.
     """
     from bridge import graph
-    from bridge.frameworks.keras_modules import ImportedModel
+    from bridge.frameworks.keras_functional import NotFunctional, Tensors
+    from bridge.frameworks.keras_modules import ImportedGraph, ImportedModel
+    from bridge.frameworks.keras_operator import keras_name
+
+    model = graph.fold(graph.as_model(model), static)
+    left = {name: value for name, value in (static or {}).items() if name in [one.name for one in model.graph.inputs]}
+    title = keras_name(model.graph.name or "") or "model"
+    typed = graph.with_types(model)
+    names = Names()
+    layers, adapters = _layers(typed, names)
+    try:
+        natives = _native_layers(typed, layers, names)
+        program = _program(typed, adapters | natives, left)
+        tensors = Tensors(program, layers, names.free)
+        imported = ImportedGraph(program, tensors, _origin(typed, layers), name=title)
+    except NotFunctional:
+        layers.native.clear()
+        layers.merged.clear()
+        return ImportedModel(_program(typed, adapters, left), _origin(typed, layers), dtype=_dtype(typed), name=title)
+    for operator in (*tensors.operators.values(), *tensors.shared.values()):
+        imported.origin.plain.update(operator.own)
+    return imported
+
+
+def _program(model: ir.Model, layers: Mapping[str, Any], static: Mapping[str, object]) -> Any:
     from bridge.ops.backend_keras import KerasBackend
     from bridge.ops.program import Program
 
-    model = graph.fold(graph.as_model(model), static)
-    layers: dict[str, Any] = {}
-    adapters: dict[str, Callable[..., Any]] = {}
+    return Program(model, KerasBackend(), layers=layers, static=static)
+
+
+def _origin(model: ir.Model, layers: Layers) -> Any:
+    from bridge.frameworks.keras_origin import Origin
+
+    recurrent = {name: one.layer for name, one in layers.recurrent.items()}
+    return Origin(model, recurrent, dict(layers.scans), native=dict(layers.native))
+
+
+def _layers(model: ir.Model, names: Names) -> tuple[Layers, dict[str, Callable[..., Any]]]:
+    """The recurrent layers, and what runs each in the place of its node."""
+    from bridge.frameworks.keras_functional import Layers, Recurrent
+
+    layers, adapters = Layers(), {}
     tied: dict[object, Any] = {}
     for name, node, cell in _recurrent_nodes(model):
         key = _identity(node, cell)
         if key not in tied:
-            tied[key] = _layer_of_cell(cell, _keras_name(name, layers))
-            layers[name] = tied[key]
+            tied[key] = _layer_of_cell(cell, names.free(name, node.op_type))
+        layout = node.attributes.get("layout")
+        time_major = (layout is None or not layout.value) and node.graph is model.graph
+        layers.recurrent[name] = Recurrent(tied[key], cell.num_directions, cell.input_size, time_major)
         adapters[name] = _adapter(tied[key], cell.num_directions)
     for name, node in _described_scans(model):
-        layer, convolutional = _layer_of_scan(model, node, _keras_name(name, layers))
-        layers[name] = layer
+        layer, convolutional = _layer_of_scan(model, node, names.free(name, node.op_type))
+        layers.scans[name] = layer
         adapters[name] = _scan_adapter(layer, convolutional)
-    program = Program(model, KerasBackend(), layers=adapters, static=static)
-    return ImportedModel(
-        program, list(layers.values()), dtype=_dtype(model), name=_keras_name(model.graph.name or "", {})
-    )
+    return layers, adapters
+
+
+def _native_layers(model: ir.Model, layers: Layers, names: Names) -> dict[str, Any]:
+    """Fill `layers` with the native layers of nodes that own weights, and give what the Program needs of them."""
+    from bridge.frameworks.keras_native import Native, native_layer
+    from bridge.ops.layers import Takeover
+    from bridge.ops.native import native_modules, running_nodes
+    from bridge.ops.steps import node_name
+
+    scans = [node for node in model.graph if node_name(node) in layers.scans]
+    nodes = list(running_nodes(model.graph, scans))
+    count = Counter(map(node_name, nodes))
+    copied = {name for node in scans for name in json.loads(node.metadata_props[LAYER])["weights"].values()}
+    found: dict[str, Any] = {}
+    made: dict[object, Native] = {}
+    for taken in native_modules(nodes, lambda node: node.graph is model.graph and count[node_name(node)] == 1, copied):
+        value: Any = taken.node.inputs[taken.inputs[0]]
+        if value.shape is None or value.dtype is None:
+            continue
+        if taken.module not in made:
+            shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+            native = native_layer(taken, names.free(node_name(taken.node), taken.node.op_type), shape)
+            if native is None:
+                continue
+            made[taken.module] = native
+        layers.native[node_name(taken.node)] = made[taken.module]
+        found[node_name(taken.node)] = Takeover(made[taken.module].call, taken.inputs)
+        if taken.bias_node is not None:
+            at = 0 if taken.bias_node.inputs[0] is taken.node.outputs[0] else 1
+            layers.merged.add(node_name(taken.bias_node))
+            found[node_name(taken.bias_node)] = Takeover(lambda value: value, (at,))
+    return found
+
+
+class Names:
+    """Free names of layers: the graph's own, without the operator at the end where that leaves them apart."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def free(self, name: str, op_type: str) -> str:
+        """A name that no other layer has, as Keras allows it."""
+        from bridge.frameworks.keras_operator import keras_name
+
+        short = name.removesuffix(f".{op_type}").removesuffix(f"/{op_type}")
+        for wanted in (keras_name(short), keras_name(name)):
+            if wanted and wanted not in self._taken:
+                self._taken.add(wanted)
+                return wanted
+        base, count = keras_name(name) or "layer", 1
+        while f"{base}_{count}" in self._taken:
+            count += 1
+        self._taken.add(f"{base}_{count}")
+        return f"{base}_{count}"
 
 
 def _dtype(model: ir.Model) -> str:
@@ -75,15 +166,11 @@ def _identity(node: ir.Node, cell: Cell) -> object:
     return weights, cell.direction, cell.activations, cell.activation_alpha, cell.activation_beta, cell.clip
 
 
-def _keras_name(name: str, taken: Mapping[str, Any]) -> str:
-    base = re.sub(r"[^A-Za-z0-9_.-]", "_", name) or "layer"
-    used = {layer.name for layer in taken.values()}
-    return base if base not in used else f"{base}_{len(used)}"
-
-
 def _layer_of_cell(cell: Cell, name: str) -> Any:
+    # Zeros, since the weights come next: JAX compiles a program for every shape of random numbers.
     return keras_build.layer_of(cell, own_cells=True, merge=None, name=name, return_state=True,
-                                zero_output_for_mask=True)  # fmt: skip
+                                zero_output_for_mask=True, kernel_initializer="zeros",
+                                recurrent_initializer="zeros")  # fmt: skip
 
 
 # ---------------------------------------------------------------------- recurrent nodes

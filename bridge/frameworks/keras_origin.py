@@ -1,0 +1,108 @@
+"""Where an imported Keras model keeps the weights of its graph, and the graph with what they are now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.errors import Unsupported, UsageError
+from bridge.frameworks.door import ExportOptions
+from bridge.frameworks.keras_native import Native
+from bridge.frameworks.keras_read import keras_array, read_layer
+from bridge.frameworks.keras_scan import LAYER, OWN_LAYOUTS
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """The imported graph, and the layers that hold its weights."""
+
+    model: ir.Model
+    recurrent: Mapping[str, Any]
+    """Layers by node; nodes on the same weights share one."""
+    scans: Mapping[str, Any]
+    """Layers that bridge wrote as a Scan, by node."""
+    native: dict[str, Native] = field(default_factory=dict)
+    plain: dict[str, Any] = field(default_factory=dict)
+    """Variables by the name of their initialiser."""
+    before: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    """What each recurrent layer held when it was made."""
+
+    def __post_init__(self) -> None:
+        for layer in self.recurrent_layers:
+            self.before[id(layer)] = [keras_array(weight).copy() for weight in layer.weights]
+
+    @property
+    def recurrent_layers(self) -> Iterator[Any]:
+        """Every recurrent layer once."""
+        yield from {id(layer): layer for layer in (*self.recurrent.values(), *self.scans.values())}.values()
+
+    def present(self, options: ExportOptions = ExportOptions()) -> ir.Model:  # noqa: B008 (frozen)
+        """The imported graph with the present weights; those that have not changed keep their bits and their place.
+
+        Raises:
+            UsageError: export options, which cannot change a graph.
+        """
+        from bridge.graph.updating import with_weights
+
+        if options != ExportOptions():
+            raise UsageError("an imported graph is exported as it is, without options", where="to_onnx",
+                             do="give them where the graph is exported from its framework")  # fmt: skip
+        weights = {name: keras_array(variable) for name, variable in self.plain.items()}
+        for native in self.native.values():
+            for name, weight in native.module.weights.items():
+                weights[str(weight.value.name)] = native.array(name)
+        nodes = {name: _inputs_of(layer) for name, layer in self.recurrent.items() if self._has_changed(layer)}
+        for name, layer in self.scans.items():
+            if self._has_changed(layer):
+                weights |= self._scan_weights(name, layer)
+        return with_weights(self.model, weights, nodes)
+
+    def _has_changed(self, layer: Any) -> bool:
+        now = [keras_array(weight) for weight in layer.weights]
+        return not all(np.array_equal(one, other) for one, other in zip(self.before[id(layer)], now, strict=True))
+
+    def _scan_weights(self, name: str, layer: Any) -> dict[str, np.ndarray]:
+        from bridge import layout
+        from bridge.ops.steps import node_name
+
+        node = next(node for node in self.model.graph if node_name(node) == name)
+        stored: dict[str, str] = json.loads(node.metadata_props[LAYER])["weights"]
+        cell = layer.cell
+        if type(cell).__name__ == "ConvLSTMCell":
+            arrays = {key: _as_convolution(keras_array(getattr(cell, key))) for key in stored}
+        else:
+            op = {"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "RNN"}[type(cell).__name__]
+            keys = ("kernel", "recurrent_kernel", *(("bias",) if cell.use_bias else ()))
+            options = {"reset_after": bool(cell.reset_after)} if op == "GRU" else {}
+            kind = {"RNN": "SimpleRNN"}.get(op, op)
+            held = layout.read_params(
+                f"keras.{kind}", {key: keras_array(getattr(cell, key)) for key in keys}, **options
+            )
+            arrays = dict(layout.write_params(OWN_LAYOUTS[op], held))
+        if set(stored) - set(arrays):
+            raise Unsupported("a weight of this Scan cannot be put back", where=name,
+                              got=", ".join(set(stored) - set(arrays)))  # fmt: skip
+        return {stored[key]: arrays[key] for key in stored}
+
+
+def _as_convolution(array: np.ndarray) -> np.ndarray:
+    """A kernel [*window, in, out] as Conv has it, [out, in, *window]."""
+    return np.ascontiguousarray(np.moveaxis(array, (-1, -2), (0, 1))) if array.ndim > 1 else array
+
+
+def _inputs_of(layer: Any) -> dict[int, np.ndarray]:
+    """W, R, B and P of a node by input position."""
+    facts = read_layer(layer)
+    cells = list(facts.nodes.values())
+    if len(cells) != 1:
+        raise Unsupported("the layer's directions are no longer one node", where=facts.name)
+    (cell,) = cells
+    arrays = {1: cell.W, 2: cell.R, 3: cell.B, 7: cell.P}
+    return {at: array for at, array in arrays.items() if array is not None}
