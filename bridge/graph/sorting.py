@@ -27,8 +27,8 @@ Label = int | str | None
 ELEMENTWISE: Final = frozenset(
     {"Abs", "Add", "And", "Cast", "Ceil", "Clip", "Cos", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu",
      "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less", "LessOrEqual", "Log",
-     "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sin", "Softplus", "Softsign",
-     "Sqrt", "Sub", "Tanh", "Where"}
+     "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sin", "Softplus",
+     "Softsign", "Sqrt", "Sub", "Tanh", "Where"}
 )  # fmt: skip
 
 
