@@ -44,10 +44,21 @@ def export_whole(model: Any, options: ExportOptions) -> ir.Model:
     if options.lengths:
         raise UsageError("lengths of a whole model are a mask of its own", where=model.name,
                          do="give the model a Masking layer, or an input that is passed as mask=")  # fmt: skip
+    _check_dtypes(model)
     signature = signature_of(model, options.example, options.dynamic, min(18, options.opset))
     layers = [(path, read_layers(layer, path)) for path, layer in keras_graph.recurrent_layers(model)]
     traced = _traced(model, signature)
     return _finished(model, as_model(traced.proto), traced, signature, layers, options)
+
+
+def _check_dtypes(model: Any) -> None:
+    """Refuse what onnxruntime does not survive, or rounds elsewhere than Keras."""
+    for path, layer in keras_graph.all_layers(model):
+        if layer.compute_dtype in ("float16", "bfloat16"):
+            raise Unsupported(f"a layer in {layer.compute_dtype} (dtype policy {layer.dtype_policy.name!r})",
+                              where=f"{path} ({type(layer).__name__})", got="onnxruntime 1.31.1 ends the process on "
+                              "float16 where a Transpose goes into a MatMul, and rounds elsewhere than Keras",
+                              do="build the model with the policy float32 and the same weights")  # fmt: skip
 
 
 def _traced(model: Any, signature: Signature) -> Any:
@@ -73,7 +84,7 @@ def _finished(
     _check_operators(model, graph, traced, paths, options)
     labels = symbols(signature.names, traced.inputs, options.dynamic)
     foreign.settle_inputs(graph, [f"bridge.input.{at}" for at in range(len(labels))], signature.names,
-                          signature.dtypes, labels)  # fmt: skip
+                          signature.dtypes, labels, traced.constants)  # fmt: skip
     finishing.tidy(graph)
     foreign.name_by_scope(graph, "bridge.layer", paths, _weights(model))
     work = Splice(traced.calls, layers, options)

@@ -41,8 +41,6 @@ def execute_whole(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]
             calls.append((layer, _stepping(layer, layers, [states.pop(name) for name in names], finals)))
     if states:
         raise BadInput("the inputs do not match", where=model.name, got=f"unexpected {list(states)}")
-    if getattr(model, "_call_has_training_arg", False):
-        kwargs["training"] = False
     with replaced(calls):
         outputs = named_outputs(model, model(*args, **kwargs))
     return outputs | finals

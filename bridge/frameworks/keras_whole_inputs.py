@@ -86,24 +86,33 @@ def _example_of(model: Any, example: object) -> tuple[list[Any], dict[str, Any],
     import keras
 
     args, kwargs = _arguments(model, example)
-    flat = [_leaf(model, value) for value in keras.tree.flatten([args, kwargs])]
-    numbered = keras.tree.pack_sequence_as([args, kwargs], list(range(len(flat))))
+    flat: list[_Leaf] = []
+
+    def number(value: Any) -> int:
+        flat.append(_leaf(model, value))
+        return len(flat) - 1
+
+    # One argument after another: Keras' tree sorts the keys of a dict, and inputs keep the example's order.
+    numbered = [keras.tree.map_structure(number, value) for value in args]
+    named = {name: keras.tree.map_structure(number, value) for name, value in kwargs.items()}
     call = inspect.signature(type(model).call)
     try:
-        bound = call.bind(model, *numbered[0], **numbered[1])
+        bound = call.bind(model, *numbered, **named)
     except TypeError as error:
         raise UsageError(f"call does not take the example: {error}", where=model.name, expected=str(call)) from None
     names = [""] * len(flat)
     for name, value in list(bound.arguments.items())[1:]:
         for path, at in keras.tree.flatten_with_path(value):
             names[at] = "_".join([name, *map(str, path)])
-    return list(numbered[0]), dict(numbered[1]), flat, names
+    return numbered, named, flat, names
 
 
 def _arguments(model: Any, example: object) -> tuple[list[Any], dict[str, Any]]:
     if example is None:
         built = getattr(model, "_build_shapes_dict", None) or {}
-        if len(built) != 1:
+        needed = [parameter for parameter in inspect.signature(model.call).parameters.values()
+                  if parameter.default is parameter.empty]  # fmt: skip
+        if len(built) != 1 or len(needed) != 1:
             raise UsageError("a subclassed model is traced, and needs an example of its inputs", where=model.name,
                              do="pass example=(x, ...), arrays of any valid batch and time")  # fmt: skip
         (shape,) = built.values()

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
+import numpy as np
+
 from bridge.errors import BridgeError, Unsupported
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_read import no_copy_warning
@@ -55,7 +57,9 @@ def trace_elsewhere(model: Any, signature: Signature) -> Any:
         if "error" in found:
             raise Unsupported(**found["error"])
         found["calls"] = [SimpleNamespace(**call) for call in found["calls"]]
-        return SimpleNamespace(proto=(folder / "model.onnx").read_bytes(), **found)
+        with np.load(folder / "constants.npz", allow_pickle=False) as archive:
+            constants = dict(zip(found.pop("names"), archive.values(), strict=True))
+        return SimpleNamespace(proto=(folder / "model.onnx").read_bytes(), constants=constants, **found)
 
 
 def _run(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -120,7 +124,8 @@ def answer(folder: Path) -> None:
                                               ("what", "where", "got", "expected", "do")}}  # fmt: skip
     else:
         (folder / "model.onnx").write_bytes(traced.proto)
-        document = traced.document()
+        np.savez(folder / "constants.npz", *traced.constants.values())
+        document = {**traced.document(), "names": list(traced.constants)}
     (folder / "answer.json").write_text(json.dumps(document, default=str), encoding="utf-8")
 
 

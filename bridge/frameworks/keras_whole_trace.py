@@ -6,9 +6,8 @@ which tf2onnx hands to us, and every other layer's operators are put under a sco
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -21,6 +20,8 @@ from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_read import is_recurrent
 from bridge.frameworks.keras_whole_calls import replaced
 from bridge.frameworks.keras_whole_inputs import Signature, named_outputs
+from bridge.frameworks.keras_whole_layers import plain_signbit, rewritten, told
+from bridge.frameworks.keras_whole_operators import complaints_of, erfc, where
 
 OPSET: Final = 18
 """The newest that tf2onnx 1.17.0 writes."""
@@ -64,12 +65,14 @@ class Traced:
     """Names."""
     shapes: list[list[int | None]]
     """Of the outputs, as far as TensorFlow knows them."""
+    constants: dict[str, Any] = field(default_factory=dict)
+    """Arrays that the model holds and that are no weights: tf2onnx makes inputs of them."""
     complaints: list[str] = field(default_factory=list)
     """Errors that tf2onnx logged."""
 
     def document(self) -> dict[str, Any]:
-        """Everything but the ONNX, as JSON values."""
-        return {name: value for name, value in asdict(self).items() if name != "proto"}
+        """Everything but the ONNX and the constants, as JSON values."""
+        return {name: value for name, value in asdict(self).items() if name not in ("proto", "constants")}
 
 
 def trace(model: Any, signature: Signature) -> Traced:
@@ -82,11 +85,11 @@ def trace(model: Any, signature: Signature) -> Traced:
     for shapes in signature.shapes:
         stubs = Stubs(model)
         try:
-            with replaced(stubs.calls()):
+            with replaced(stubs.calls()), plain_signbit():
                 return _traced(model, signature, shapes, stubs)
         except FAILURES as error:
             errors.append(error)
-    raise explained(model, errors[0]) from errors[0]
+    raise explained(model, errors[-1]) from errors[-1]
 
 
 def _traced(model: Any, signature: Signature, shapes: Sequence[Sequence[int | None]], stubs: Stubs) -> Traced:
@@ -94,8 +97,6 @@ def _traced(model: Any, signature: Signature, shapes: Sequence[Sequence[int | No
 
     def run(*leaves: Any) -> list[Any]:
         args, kwargs = signature.bound(leaves)
-        if getattr(model, "_call_has_training_arg", False):
-            kwargs["training"] = False
         found = named_outputs(model, model(*args, **kwargs))
         names[:] = list(found)
         return [tf.identity(value) for value in found.values()]
@@ -105,14 +106,16 @@ def _traced(model: Any, signature: Signature, shapes: Sequence[Sequence[int | No
     function = tf.function(run, autograph=False)
     concrete = function.get_concrete_function(*specs)
     outputs = [_dims(value.shape) for value in concrete.outputs]
-    with _complaints() as complaints:
+    constants = {inner.name: outer.numpy() for outer, inner in concrete.graph.captures if outer.dtype != tf.resource}
+    with complaints_of() as complaints:
         proto, _ = tf2onnx.convert.from_function(
             function, input_signature=specs, opset=min(OPSET, signature.opset),
-            custom_op_handlers={"PyFunc": (stubs.convert, []), "Select": (_where, []), "SelectV2": (_where, []),
-                                "Erfc": (_erfc, [])},
+            custom_op_handlers={"PyFunc": (stubs.convert, []), "Select": (where, []), "SelectV2": (where, []),
+                                "Erfc": (erfc, [])},
             extra_opset=[tf2onnx.utils.make_opsetid(STUB[0], 1)],
         )  # fmt: skip
-    return Traced(proto.SerializeToString(), stubs.made, [list(shape) for shape in shapes], names, outputs, complaints)
+    return Traced(proto.SerializeToString(), stubs.made, [list(shape) for shape in shapes], names, outputs, constants,
+                  complaints)  # fmt: skip
 
 
 def _dims(shape: Any) -> list[int | None]:
@@ -133,14 +136,7 @@ class Stubs:
         return [(layer, self._call_of(at, layer)) for at, (_, layer) in enumerate(self._layers)]
 
     def _call_of(self, at: int, layer: Any) -> Callable[..., Any]:
-        if is_recurrent(layer):
-            inner: Callable[..., Any] = self._stub(layer)
-        elif isinstance(layer, keras.layers.TimeDistributed) and _native(layer, keras.layers.TimeDistributed):
-            inner = _time_distributed(layer)
-        elif type(layer) is keras.layers.Dense and getattr(layer, "quantization_mode", None) is None:
-            inner = _dense(layer)
-        else:
-            inner = layer.call
+        inner = self._stub(layer) if is_recurrent(layer) else rewritten(layer)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with tf.name_scope(f"{SCOPE}.{at}/"):
@@ -186,107 +182,8 @@ def _never(*_: Any) -> None:
 def _refuse_training(layer: Any) -> None:
     if any(getattr(part, rate, 0) for part in (layer, getattr(layer, "forward_layer", None))
            for rate in ("dropout", "recurrent_dropout")):  # fmt: skip
-        raise Unsupported("called with training=True, so its dropout is active", where=layer.name)
-
-
-def _native(layer: Any, kind: type) -> bool:
-    return vars(kind).get("call") is getattr(type(layer), "call", None)
-
-
-def _dense(layer: Any) -> Callable[..., Any]:
-    """Dense by one product: Keras' own is a chain of reshapes on TensorFlow."""
-
-    def call(inputs: Any, training: Any = None) -> Any:  # noqa: ARG001 (Keras' signature)
-        if len(inputs.shape) < 3 or isinstance(inputs, tf.SparseTensor) or inputs.dtype != layer.compute_dtype:
-            return type(layer).call(layer, inputs)
-        x = tf.matmul(inputs, tf.convert_to_tensor(layer.kernel))
-        x = x if layer.bias is None else x + layer.bias
-        return x if layer.activation is None else layer.activation(x)
-
-    return call
-
-
-def _time_distributed(layer: Any) -> Callable[..., Any]:
-    """TimeDistributed with time folded into the batch: Keras' own is a loop, or a vectorised map."""
-
-    def call(inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        inner, options = layer.layer, {}
-        if mask is not None and inner._call_has_mask_arg:  # noqa: SLF001 (what Keras' own call asks)
-            if is_recurrent(inner):
-                raise Unsupported("TimeDistributed hands its layer one mask for each step, not for each sequence",
-                                  where=layer.name, do="mask inside of the wrapped model")  # fmt: skip
-            options["mask"] = _folded(mask)
-        if inner._call_has_training_arg:  # noqa: SLF001
-            options["training"] = training
-        outputs = inner.call(_folded(inputs), **options)
-        lead, steps = tf.shape(inputs)[:2], inputs.shape[1]
-
-        def unfolded(value: Any) -> Any:
-            y = tf.reshape(value, tf.concat([lead, tf.shape(value)[1:]], 0))
-            y.set_shape((inputs.shape[0], steps, *value.shape[1:]))
-            return y
-
-        return keras.tree.map_structure(unfolded, outputs)
-
-    return call
-
-
-def _folded(x: Any) -> Any:
-    y = tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0))
-    y.set_shape((None, *x.shape[2:]))
-    return y
-
-
-def _where(graph: Any, node: Any, _name: str, _args: Any) -> None:
-    """Select as ONNX's Where: tf2onnx's own, c * x + (1 - c) * y, is NaN where what is not chosen is not finite."""
-    condition, value = graph.get_rank(node.input[0]), graph.get_rank(node.output[0])
-    if node.type == "Select" and condition == 1 and value is not None and value > 1:
-        shape = graph.make_const(tf2onnx.utils.make_name(node.name), _column(value)).output[0]
-        column = graph.make_node("Reshape", [node.input[0], shape], op_name_scope=node.name).output[0]
-        graph.replace_input(node, node.input[0], column, 0)
-    node.type = "Where"
-
-
-def _erfc(graph: Any, node: Any, _name: str, _args: Any) -> None:
-    """1 - erf(x), which tf2onnx lacks: GELU on TensorFlow is written with it."""
-    one = graph.make_const(tf2onnx.utils.make_name(node.name), _one(tf2onnx.utils.map_onnx_to_numpy_type(
-        graph.get_dtype(node.output[0])))).output[0]  # fmt: skip
-    inner = graph.make_node("Erf", [node.input[0]], op_name_scope=node.name).output[0]
-    shape, dtype, outputs = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0]), list(node.output)
-    graph.remove_node(node.name)
-    graph.make_node("Sub", [one, inner], outputs=outputs, name=node.name, shapes=[shape], dtypes=[dtype])
-
-
-def _one(dtype: Any) -> Any:
-    import numpy as np
-
-    return np.array(1, dtype)
-
-
-def _column(rank: int) -> Any:
-    import numpy as np
-
-    return np.array([-1, *[1] * (rank - 1)], np.int64)
-
-
-@contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """What tf2onnx logs as errors, instead of its log on stderr."""
-    found: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            found.append(record.getMessage()[:500])
-
-    log, handler = logging.getLogger("tf2onnx"), Collect(logging.ERROR)
-    kept = log.handlers, log.level, log.propagate
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.ERROR)
-    try:
-        yield found
-    finally:
-        log.handlers, log.propagate = kept[0], kept[2]
-        log.setLevel(kept[1])
+        raise told(Unsupported("called with training=True, so its dropout is active", where=layer.name,
+                                do="call it without training"))  # fmt: skip
 
 
 def explained(model: Any, error: BaseException) -> Unsupported:
@@ -302,5 +199,6 @@ def explained(model: Any, error: BaseException) -> Unsupported:
         if not any(part in name for part in ("/keras/src/", "/tensorflow/", "/tf2onnx/", "/bridge/frameworks/")):
             line = f"{name.rpartition('/')[2]}:{step.tb_lineno}"
         step = step.tb_next
-    return Unsupported("the model cannot be traced by TensorFlow", where=where, got=str(error).strip()[:800],
+    said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # without Keras' colours
+    return Unsupported("the model cannot be traced by TensorFlow", where=where, got=said[:800],
                        do=f"change {line or 'the layer'} so that it uses keras.ops on whole tensors")  # fmt: skip

@@ -42,15 +42,15 @@ def named_operators(model: ir.Model, names: Sequence[str], scope: str, paths: Se
 
 
 def settle_inputs(
-    model: ir.Model,
-    old: Sequence[str],
-    new: Sequence[str],
-    dtypes: Sequence[str],
-    shapes: Sequence[Sequence[int | str]],
-) -> None:
+    model: ir.Model, old: Sequence[str], new: Sequence[str], dtypes: Sequence[str],
+    shapes: Sequence[Sequence[int | str]], constants: Mapping[str, np.ndarray],
+) -> None:  # fmt: skip
     """Give the graph exactly these inputs, in this order: renamed, typed, and those that nothing reads as well.
 
-    What the exporter believed of all other sizes is forgotten.
+    Inputs that are `constants` become initialisers. What the exporter believed of all other sizes is forgotten.
+
+    Raises:
+        Unsupported: another input.
     """
     import onnx_ir as ir
 
@@ -62,6 +62,13 @@ def settle_inputs(
             for value in node.outputs:
                 value.shape = None
     model.graph.inputs.clear()
+    for label, value in known.items():
+        if label in constants:
+            value.const_value = ir.Tensor(np.ascontiguousarray(constants[label]), name=label)
+            value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(constants[label].shape)
+            model.graph.register_initializer(value)
+        elif label not in old:
+            raise Unsupported("the exporter made an input of something", where=label)
     held = {str(value.name): value for node in model.graph.all_nodes() for value in node.outputs}
     held |= {str(name): value for name, value in model.graph.initializers.items()}
     for before, name, dtype, shape in zip(old, new, dtypes, shapes, strict=True):

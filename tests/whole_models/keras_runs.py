@@ -7,7 +7,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,15 @@ import onnx
 import bridge
 from bridge.errors import BridgeError
 from bridge.frameworks import keras as door
-from bridge.frameworks.keras_read import keras_array
 from tests.whole_models.keras_cases import EXAMPLE, OTHERS, Case
-from tests.whole_models.verdict import Run, Verdict, judge
+from tests.whole_models.verdict import Run, Verdict, count, judge
 
 PEER = "tf2onnx"
+
+__all__ = ["PEER", "built", "count", "export", "outputs", "peer", "run"]
+
+
+Sizes = Sequence[tuple[int, int]]
 
 
 def built(case: Case, dtype: str = "float32") -> keras.Model:
@@ -58,10 +62,10 @@ def export(case: Case, model: keras.Model) -> Any:
     return bridge.to_onnx(model, example=example, **dict(case.options))
 
 
-def runs(case: Case, model: keras.Model, names: list[str]) -> Iterator[Run]:
-    """The case at four sizes; `names` are the graph's inputs."""
+def runs(case: Case, model: keras.Model, names: list[str], sizes: Sizes = OTHERS) -> Iterator[Run]:
+    """The case at other sizes; `names` are the graph's inputs."""
     exact = built(case, "float64")
-    for at, (batch, time) in enumerate(OTHERS):
+    for at, (batch, time) in enumerate(sizes):
         arrays = case.inputs(batch, case.fixed_time or time, np.random.default_rng(at + 1))
         feeds = dict(zip(names, arrays, strict=True))
         wide = {name: _as(array, "float64") for name, array in feeds.items()}
@@ -76,14 +80,14 @@ def outputs(model: keras.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np
         return door.execute(model, feeds)
 
 
-def run(case: Case) -> Verdict:
+def run(case: Case, sizes: Sizes = OTHERS) -> Verdict:
     """Build, export, judge."""
     model = built(case)
     try:
         proto = export(case, model)
     except BridgeError as error:
         return Verdict(case.name, "refused", detail=str(error))
-    return judge(case.name, proto, runs(case, model, [value.name for value in proto.graph.input]))
+    return judge(case.name, proto, runs(case, model, [value.name for value in proto.graph.input], sizes))
 
 
 def peer(case: Case) -> Verdict:
@@ -97,7 +101,9 @@ def peer(case: Case) -> Verdict:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                model.export(path, format="onnx", verbose=False)
+                specs = [keras.InputSpec(dtype=array.dtype.name, shape=(None, None, *array.shape[2:]))
+                         for array in arrays] if case.example else None  # fmt: skip
+                model.export(path, format="onnx", verbose=False, input_signature=specs)
             proto = onnx.load(path)
         except Exception as error:  # noqa: BLE001 (whatever the exporter says is the verdict)
             return Verdict(case.name, "failed", detail=f"{type(error).__name__}: {str(error)[:200]}")
@@ -113,8 +119,3 @@ def _names(case: Case, model: keras.Model, count: int) -> list[str]:
     except BridgeError:
         return [f"input_{at}" for at in range(count)]
     return [value.name for value in proto.graph.input]
-
-
-def outputs_of(model: keras.Model, *arrays: np.ndarray) -> list[np.ndarray]:
-    """A plain call, flat."""
-    return [keras_array(value) for value in keras.tree.flatten(model(*arrays))]

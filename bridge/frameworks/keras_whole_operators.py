@@ -1,0 +1,70 @@
+"""TensorFlow operators that tf2onnx 1.17.0 lacks or writes inexactly, as handlers for it; and its log, kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tf2onnx
+
+
+def where(graph: Any, node: Any, _name: str, _args: Any) -> None:
+    """Select as ONNX's Where: tf2onnx's own, c * x + (1 - c) * y, is NaN where what is not chosen is not finite."""
+    condition, value = graph.get_rank(node.input[0]), graph.get_rank(node.output[0])
+    if node.type == "Select" and condition == 1 and value is not None and value > 1:
+        shape = graph.make_const(tf2onnx.utils.make_name(node.name), _column(value)).output[0]
+        column = graph.make_node("Reshape", [node.input[0], shape], op_name_scope=node.name).output[0]
+        graph.replace_input(node, node.input[0], column, 0)
+    if graph.get_dtype(node.output[0]) == graph.get_dtype(node.input[0]):
+        _where_bool(graph, node)
+    else:
+        node.type = "Where"
+
+
+def _where_bool(graph: Any, node: Any) -> None:
+    """Select of bools, which onnxruntime's Where lacks: (c and x) or (not c and y)."""
+    condition, first, second = node.input
+    name, outputs, shape = node.name, list(node.output), graph.get_shape(node.output[0])
+    dtype = graph.get_dtype(node.output[0])
+    graph.remove_node(name)
+    other = graph.make_node("Not", [condition], op_name_scope=name).output[0]
+    parts = [graph.make_node("And", pair, op_name_scope=name).output[0]
+             for pair in ([condition, first], [other, second])]  # fmt: skip
+    graph.make_node("Or", parts, outputs=outputs, name=name, shapes=[shape], dtypes=[dtype])
+
+
+def erfc(graph: Any, node: Any, _name: str, _args: Any) -> None:
+    """1 - erf(x), which tf2onnx lacks: GELU on TensorFlow is written with it."""
+    one = graph.make_const(tf2onnx.utils.make_name(node.name), np.array(1, tf2onnx.utils.map_onnx_to_numpy_type(
+        graph.get_dtype(node.output[0])))).output[0]  # fmt: skip
+    inner = graph.make_node("Erf", [node.input[0]], op_name_scope=node.name).output[0]
+    shape, dtype, outputs = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0]), list(node.output)
+    graph.remove_node(node.name)
+    graph.make_node("Sub", [one, inner], outputs=outputs, name=node.name, shapes=[shape], dtypes=[dtype])
+
+
+def _column(rank: int) -> Any:
+    return np.array([-1, *[1] * (rank - 1)], np.int64)
+
+
+@contextmanager
+def complaints_of() -> Iterator[list[str]]:
+    """What tf2onnx logs as errors, instead of its log on stderr."""
+    found: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.getMessage()[:500])
+
+    log, handler = logging.getLogger("tf2onnx"), Collect(logging.ERROR)
+    kept = log.handlers, log.level, log.propagate
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.ERROR)
+    try:
+        yield found
+    finally:
+        log.handlers, log.propagate = kept[0], kept[2]
+        log.setLevel(kept[1])

@@ -1,0 +1,179 @@
+"""Whole Keras models: a part of the table of tests/whole_models, and what stays of the model and its names."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnxruntime as ort
+import pytest
+from keras import layers
+
+import bridge
+from bridge.errors import BadInput, Unsupported, UsageError
+from bridge.frameworks import keras as door
+from bridge.frameworks.keras_read import keras_array
+from bridge.graph import as_model
+from bridge.ops.program import evaluate
+from tests.models import inside, model_file
+from tests.tolerances import assert_within_referee_bound
+from tests.whole_models import keras_runs
+from tests.whole_models.keras_cases import OTHERS, Case, Pair, Tagger, ValueDependent, all_cases
+
+SHOWN = (
+    "bidirectional LSTM last", "GRU reset before tagger", "LSTM backwards tagger", "three layers with norms",
+    "StackedRNNCells states", "two kinds of direction", "Conv1D same and pooling", "multi-head attention between LSTM",
+    "keras.ops around LSTM", "shared layer", "encoder and decoder", "model in model, twice",
+    "dict of outputs", "subclassed", "subclassed with two arguments", "TimeDistributed Dense", "TimeDistributed model",
+    "ConvLSTM2D", "masked GRU backwards", "masked stack", "masked StackedRNNCells",
+    "mask_zero embedding right", "mask and states", "stateful", "states of a masked layer", "opset 17",
+)  # fmt: skip
+"""One case of each kind at two sizes: the whole table takes minutes, and scripts/whole-models runs it."""
+
+CASES = {case.name: case for case in all_cases()}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_one_export_is_right_at_other_sizes(name: str) -> None:
+    case = CASES[name]
+    verdict = keras_runs.run(case, OTHERS[1:3])
+    assert (verdict.outcome, verdict.fused, verdict.scans) == ("right", case.fused, case.scans), verdict.detail
+
+
+@pytest.mark.parametrize("case", [case for case in CASES.values() if case.refused], ids=lambda case: case.name)
+def test_what_cannot_be_exported_is_named_and_the_model_stays_as_it_was(case: Case) -> None:
+    model = keras_runs.built(case)
+    before = [dict(vars(layer)) for layer in model.layers]
+    with pytest.raises(Unsupported, match=case.refused) as caught:
+        keras_runs.export(case, model)
+    assert caught.value.do
+    assert [dict(vars(layer)) for layer in model.layers] == before
+
+
+def tagger(rng: np.random.Generator) -> Any:
+    x = keras.Input((None, 3), name="features")
+    y = layers.Bidirectional(layers.GRU(4, return_sequences=True), name="encoder")(layers.Masking(name="mask")(x))
+    y = layers.RNN([layers.LSTMCell(3), layers.LSTMCell(2)], return_sequences=True, name="stack")(y)
+    model = keras.Model(x, layers.Dense(2, name="head")(y), name="tagger")
+    for weight in model.weights:
+        weight.assign(rng.uniform(-0.6, 0.6, weight.shape))
+    return model
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+def test_cells_of_the_graph_and_of_the_model_are_the_same_and_go_back(rng: np.random.Generator) -> None:
+    model, other = tagger(rng), tagger(rng)
+    proto = bridge.to_onnx(model)
+    found = bridge.cells(proto)
+    assert list(found) == list(bridge.cells(model)) == ["encoder", "stack.0", "stack.1"]
+    bridge.assign(other, found)
+    for name, cell in bridge.cells(other).items():
+        np.testing.assert_array_equal(cell.W, found[name].W)
+        np.testing.assert_array_equal(cell.B, found[name].B)
+
+
+def test_names_keep_the_path_of_the_layer(rng: np.random.Generator) -> None:
+    proto = bridge.to_onnx(tagger(rng))
+    assert [value.name for value in (*proto.graph.input, *proto.graph.output)] == ["features", "head"]
+    assert [dim.dim_param for dim in proto.graph.output[0].type.tensor_type.shape.dim[:2]] == ["batch", "time"]
+    names = [node.name for node in proto.graph.node]
+    assert "head.MatMul" in names
+    assert "encoder.padded" in names
+    assert all(name.partition(".")[0] in ("mask", "encoder", "stack", "head", "tagger") or "." not in name
+               for name in names)  # fmt: skip
+    assert {"head.kernel", "encoder.W", "stack.0.R"} <= {value.name for value in proto.graph.initializer}
+
+
+def test_the_example_gives_a_subclassed_model_its_inputs() -> None:
+    model = Pair(name="pair")
+    x = np.zeros((2, 4, 3), np.float32)
+    model(x, x)
+    proto = bridge.to_onnx(model, example={"right": x, "left": x})
+    assert [value.name for value in proto.graph.input] == ["right", "left"]
+    assert [value.name for value in proto.graph.output] == ["output_0", "output_1"]
+    tags = Tagger(name="tags")
+    tags(np.ones((2, 4), np.int32))
+    proto = bridge.to_onnx(tags, example=np.ones((2, 4), np.int32))
+    assert [value.name for value in proto.graph.output] == ["mean", "tags"]
+
+
+def test_calls_that_cannot_be_are_refused() -> None:
+    model = ValueDependent(name="dependent")
+    with pytest.raises(BadInput, match="no weights yet"):
+        bridge.to_onnx(model, example=np.zeros((1, 2, 3), np.float32))
+    pair = Pair(name="pair")
+    x = np.zeros((2, 4, 3), np.float32)
+    pair(x, x)
+    with pytest.raises(UsageError, match="needs an example"):
+        bridge.to_onnx(pair)
+    with pytest.raises(UsageError, match="call does not take the example"):
+        bridge.to_onnx(pair, example=(x, x, x))
+    with pytest.raises(BadInput, match="empty"):
+        bridge.to_onnx(pair, example=(x, x[:0]))
+
+
+def test_options_of_a_whole_model() -> None:
+    model = keras.Sequential([keras.Input((None, 3), name="x"), layers.GRU(2), layers.Dense(1)])
+    with pytest.raises(UsageError, match="a mask of its own"):
+        bridge.to_onnx(model, lengths=True)
+    with pytest.raises(UsageError, match="'y' is no input"):
+        bridge.to_onnx(model, dynamic={"y": {0: "n"}})
+    proto = bridge.to_onnx(model, dynamic={"x": {0: "n", 1: "steps"}})
+    assert [dim.dim_param for dim in proto.graph.input[0].type.tensor_type.shape.dim[:2]] == ["n", "steps"]
+
+
+def test_dropout_that_is_always_on_is_refused() -> None:
+    x = keras.Input((None, 3))
+    with pytest.raises(Unsupported, match=r"rnn: called with training=True"):
+        bridge.to_onnx(keras.Model(x, layers.Dense(1)(layers.GRU(2, dropout=0.5, name="rnn")(x, training=True))))
+    y = layers.Dropout(0.5, name="always")(layers.GRU(2)(x), training=True)
+    with pytest.raises(Unsupported, match="always"):
+        bridge.to_onnx(keras.Model(x, layers.Dense(1)(y)))
+
+
+def test_constants_that_are_no_weights_and_unused_inputs_stay(rng: np.random.Generator) -> None:
+    x, unused = keras.Input((None, 3), name="x"), keras.Input((2,), name="unused")
+    y = layers.GRU(2, return_sequences=True)(layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0])(x))
+    model = keras.Model([x, unused], [y, keras.ops.argmax(y, -1)])
+    proto = bridge.to_onnx(model)
+    feeds = {"x": rng.standard_normal((2, 4, 3)).astype(np.float32), "unused": np.zeros((2, 2), np.float32)}
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_inputs()] == ["x", "unused"]
+    got, native = session.run(None, feeds), list(door.execute(model, feeds).values())
+    referee = list(evaluate(as_model(proto), feeds).values())
+    assert_within_referee_bound(got[0], native[0], referee[0])
+    np.testing.assert_array_equal(got[1], native[1])
+
+
+def test_verify_runs_the_model_itself(rng: np.random.Generator) -> None:
+    report = bridge.verify(tagger(rng), "torch")
+    assert report.passed
+
+
+@pytest.mark.models
+def test_sleepecg_agrees_under_every_mask(rng: np.random.Generator, tmp_path: Path) -> None:
+    path = inside(model_file("sleepecg"), "classifier.keras", tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras' own, about numpy 2
+        model = keras.saving.load_model(path, compile=False)
+    proto = bridge.to_onnx(path)
+    assert keras_runs.count(proto)[:2] == (2, 4)
+    assert list(bridge.cells(proto)) == ["bidirectional", "bidirectional_1"]
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    graph = as_model(proto)
+    name = session.get_inputs()[0].name
+    for batch, time in OTHERS:
+        x = rng.standard_normal((batch, time, 36)).astype(np.float32)
+        x[rng.integers(0, 2, (batch, time)) == 0] = -1
+        right = np.sort(x.min(-1) == -1)  # the same masks with the padding at the end
+        for given in (x, np.where(right[..., None], np.float32(-1), np.abs(x))):
+            (got,) = session.run(None, {name: given})
+            (truth,) = evaluate(graph, {name: given}).values()
+            assert_within_referee_bound(got, keras_array(model(given)), truth)
