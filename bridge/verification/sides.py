@@ -77,6 +77,8 @@ def common_options(
         ExportOptions(states="inputs"),
         ExportOptions(lengths=True),
     ):
+        if example is not None and not _gives(example, options):
+            continue
         try:
             for source in sources:
                 conversion.to_ir(source, options)
@@ -87,6 +89,12 @@ def common_options(
         arrays = {name: array for name, array in example.items() if not _is_state(name)}
         return ExportOptions(example=arrays, states="inputs" if len(arrays) < len(example) else "zero")
     return plain
+
+
+def _gives(example: Mapping[str, np.ndarray], options: ExportOptions) -> bool:
+    """Whether the caller's inputs hold the lengths and the states that an export would ask for."""
+    lengths = any(name.rpartition(".")[2] == "lengths" for name in example)
+    return (lengths or not options.lengths) and (any(map(_is_state, example)) or options.states == "zero")
 
 
 def _is_state(name: str) -> bool:
