@@ -269,6 +269,9 @@ def run(
 ) -> dict[str, np.ndarray]:
     """Run `source` in onnxruntime, exported first where it is not ONNX. Outputs by name.
 
+    A whole model is exported from `inputs` themselves, by the names of its forward's arguments; states such as
+    `encoder.initial_h` are asked for by their names.
+
     Raises:
         BadInput: an input that is missing, unexpected, of another dtype or shape, or empty.
         DeviceUnavailable: device="cuda" and a recurrent node would not run there.
@@ -278,8 +281,20 @@ def run(
 
     if not isinstance(source, Cell) and door_of(source) is None:
         return dict(runtime.run_model(cast("Any", source), inputs, device=device).outputs)
-    model = graph.to_proto(to_ir(source, options_for(inputs)))
+    model = graph.to_proto(_for_inputs(source, inputs))
     return dict(runtime.run_model(model, inputs, device=device).outputs)
+
+
+def _for_inputs(source: object, inputs: Mapping[str, np.ndarray]) -> ir.Model:
+    """The export of a live source whose graph takes `inputs`, which are the example where it needs one."""
+    try:
+        return to_ir(source, options_for(inputs))
+    except UsageError as error:
+        if "needs an example" not in error.what:
+            raise
+    states = {name for name in inputs if name.rpartition(".")[2].startswith("initial_")}
+    arrays = {name: array for name, array in inputs.items() if name not in states}
+    return to_ir(source, ExportOptions(example=arrays, states="inputs" if states else "zero"))
 
 
 def options_for(input_names: Iterable[str]) -> ExportOptions:

@@ -179,6 +179,81 @@ def test_states_as_inputs_run_step_by_step_as_the_whole() -> None:
     assert_within_referee_bound(state["0.initial_c"], expected[2], referee[2])
 
 
+class Translator(nn.Module):
+    """A decoder that starts from the encoder's state and attends to nothing else."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.encoder, self.decoder = kind(INPUTS, HIDDEN, batch_first=True), kind(INPUTS, HIDDEN, batch_first=True)
+        self.head = nn.Linear(HIDDEN, 2)
+
+    def forward(self, source, target):
+        y, _ = self.decoder(target, self.encoder(source)[1])
+        return self.head(y)
+
+
+class DecoderStep(nn.Module):
+    """The same decoder for any number of steps, its state in and out."""
+
+    def __init__(self, whole: Translator) -> None:
+        super().__init__()
+        self.decoder, self.head = whole.decoder, whole.head
+
+    def forward(self, target, *state):
+        y, state = self.decoder(target, state if len(state) > 1 else state[0])
+        return self.head(y), state
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU], ids=["LSTM", "GRU"])
+def test_a_decoder_step_by_step_is_the_whole_run(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    module = Translator(kind).eval()
+    source, target = frames(3, 7, 1), frames(3, 6, 2)
+    whole = bridge.to_onnx(module, example=(frames(), frames(2, 8)))
+    encoder = bridge.to_onnx(module.encoder)
+    zeros = np.zeros((1, 2, HIDDEN), np.float32)
+    states = (zeros, zeros) if kind is nn.LSTM else (zeros,)
+    step = bridge.to_onnx(DecoderStep(module).eval(), example=(frames(2, 1), *states))
+    once = bridge.run(whole, {"source": source, "target": target})["output"]
+    encoded = bridge.run(encoder, {"input": source})
+    state = [encoded[name] for name in ("h_n", "c_n") if name in encoded]
+    session = ort.InferenceSession(step.SerializeToString(), providers=["CPUExecutionProvider"])
+    names, pieces = [entry.name for entry in session.get_inputs()], []
+    for at in range(target.shape[1]):
+        feeds = dict(zip(names, (target[:, at : at + 1], *state), strict=True))
+        piece, *state = session.run(None, feeds)
+        pieces.append(piece)
+    exact = outputs(copy.deepcopy(module).double(), (source, target), exact=True)[0]
+    assert_within_referee_bound(np.concatenate(pieces, 1), once, exact)
+    assert_within_referee_bound(once, outputs(module, (source, target))[0], exact)
+
+
+def test_a_live_model_runs_as_its_file_does(nested: Any) -> None:
+    module, model = nested
+    x = frames(3, 8)
+    np.testing.assert_array_equal(
+        bridge.run(module, {"frames": x})["output"], bridge.run(model, {"frames": x})["output"]
+    )
+
+
+def test_a_live_model_runs_from_states_that_are_given_by_path() -> None:
+    torch.manual_seed(0)
+    module = Tagger(nn.GRU(INPUTS, HIDDEN, batch_first=True), "last").eval()
+    x, h = frames(2, 6), np.random.default_rng(1).uniform(-1, 1, (1, 2, HIDDEN)).astype(np.float32)
+    results = bridge.run(module, {"x": x, "rnn.initial_h": h})
+    with torch.no_grad():
+        y, final = module.rnn(torch.tensor(x), torch.tensor(h))
+        expected = module.head(y[:, -1])
+    np.testing.assert_allclose(results["output"], expected.numpy(), atol=1e-6)  # float32, values below 1
+    np.testing.assert_allclose(results["rnn.h_n"], final.numpy(), atol=1e-6)
+
+
+def test_a_live_model_says_what_its_forward_takes() -> None:
+    module = Tagger(nn.GRU(INPUTS, HIDDEN, batch_first=True), "last").eval()
+    with pytest.raises(UsageError, match="forward does not take"):
+        bridge.run(module, {"input": frames()})
+
+
 def test_dynamic_names_the_axes_and_fixes_the_others() -> None:
     module = nn.Sequential(nn.GRU(INPUTS, HIDDEN, batch_first=True)).eval()
     model = bridge.to_onnx(module, example=(frames(),), dynamic={"input": {1: "frames"}})
