@@ -225,6 +225,8 @@ class _Unrolling(TorchFunctionMode):  # type: ignore[misc]
                 steps = Steps(args[0].select(axis, at) for at in numbers)
                 steps.loops = self._loops
                 return steps
+        if func in (torch.tensor, torch.as_tensor) and args and _holds_sizes(args[0]):
+            return _tensor_of_sizes(args[0], kwargs.get("dtype"))
         if func in (torch.stack, torch.cat) and self._loops.size is not None:
             return self._collected(func, args, kwargs)
         return func(*args, **kwargs)
@@ -240,6 +242,19 @@ class _Unrolling(TorchFunctionMode):  # type: ignore[misc]
             values = [value.squeeze(axis) for value in values]
         rank = values[0].dim() + 1
         return torch.ops.rnn_bridge.collect(list(values), self._loops.size, axis % rank)
+
+
+def _holds_sizes(value: Any) -> bool:
+    """Whether `value` is a symbolic size or a list of numbers with one in it (torch would take the example's)."""
+    if isinstance(value, list | tuple):
+        return any(map(_is_symbolic, value)) and all(isinstance(each, int | torch.SymInt) for each in value)
+    return _is_symbolic(value)
+
+
+def _tensor_of_sizes(value: Any, dtype: torch.dtype | None) -> torch.Tensor:
+    if isinstance(value, list | tuple):
+        return torch.stack([_tensor_of_sizes(each, dtype) for each in value])
+    return torch.full((), value, dtype=dtype or torch.int64)
 
 
 def _outside(frame: FrameType | None) -> FrameType | None:

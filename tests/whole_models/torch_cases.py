@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from tests.whole_models import torch_more as more
+
 INPUTS, HIDDEN, PROJECTED, CLASSES = 3, 5, 2, 4
 EXAMPLE = (2, 5)
 """(batch, time) of the export."""
@@ -37,6 +39,8 @@ class Case:
     """What the refusal says, where the case is refused."""
     options: tuple[tuple[str, Any], ...] = ()
     """Further options of the export."""
+    meaning: Callable[[nn.Module], nn.Module] = lambda module: module
+    """What the outputs are judged by: the model itself, or what a copy of it stands for."""
 
 
 def batch_first(batch: int, time: int, rng: np.random.Generator) -> Arrays:
@@ -617,4 +621,32 @@ def all_cases() -> list[Case]:
              batch_first, 1),
         Case("loops both ways under a head", LoopBothWays, batch_first, 2),
         Case("torch.cond", Branches, batch_first, 2),
+        *_surroundings(),
+    ]  # fmt: skip
+
+
+def _surroundings() -> list[Case]:
+    layer = {"batch_first": True}
+    both = (("dynamic", {"first": {0: "one"}, "second": {0: "other"}}),)
+    return [
+        Case("pack_sequence", more.PackedList, more.two_sequences, 1, options=both),
+        Case("pad_sequence", more.PaddedList, more.two_sequences, 1, options=both),
+        Case("the last valid step by length", more.LastValid, ragged, 1),
+        Case("attention pooling under a mask", more.AttentionPooling, ragged, 1),
+        Case("strided and transposed convolution", more.Downsampled, batch_first, 1),
+        Case("GLU, depthwise convolution, group norm", more.Gated, batch_first, 1),
+        Case("positions and tied embeddings", more.Positions, tokens, 1),
+        Case("bidirectional encoder, decoder from its states", more.Bridged, pair, 2),
+        Case("three kinds side by side", more.Branched, batch_first, 3),
+        Case("teacher forcing", more.Shifted, batch_first, 1),
+        Case("transformer layer over LSTM", more.TransformerBlock, batch_first, 1),
+        Case("running statistics and top-k", more.Difference, batch_first, 1),
+        Case("highway layers, alternating directions", more.Highway, batch_first, 3),
+        Case("decoder steps from given states", more.Decoder, more.decoder_inputs, 2),
+        *[
+            Case(f"quantised dynamic {kind.__name__}",
+                 lambda k=kind: more.quantised(Tagger(k(INPUTS, HIDDEN, **layer), "last")), batch_first, 1,
+                 meaning=more.float_equivalent)
+            for kind in (nn.LSTM, nn.GRU)
+        ],
     ]  # fmt: skip
