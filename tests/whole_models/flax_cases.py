@@ -336,7 +336,9 @@ def activations(m: Any, x: Any) -> Any:
 def arithmetic(m: Any, x: Any) -> Any:
     y = m.rnn(x)
     whole = jnp.floor(y * 10).astype(jnp.int32)
-    return (whole // 3, whole % 3, jax.lax.rem(whole, 3), jax.lax.div(whole, 3), jnp.round(y * 3), jnp.trunc(y * 3),
+    three = jnp.full_like(whole, 3)
+    return (whole // 3, whole % 3, jax.lax.rem(whole, three), jax.lax.div(whole, three), jnp.round(y * 3),
+            jnp.trunc(y * 3),
             jnp.clip(y, -0.2, 0.3), jnp.log1p(jnp.abs(y)), jnp.expm1(y), jax.lax.rsqrt(jnp.exp(y)), y**3,
             (y + 2) ** -2.0,
             nnx.one_hot(jnp.abs(whole) % 5, 5), jnp.isfinite(y).all(-1), jnp.var(y, -1), jnp.linalg.norm(y, axis=-1),
@@ -581,8 +583,8 @@ def linen_others() -> list[Case]:
             4, (3,), strides=(2,))(x), (2,), (2,)))), frames, 1),
         Case("linen embed attend", compact(lambda d, x: (lambda e: e.attend(layer(nn.GRUCell, d)(e(x))))(
             nn.Embed(WORDS, HIDDEN))), tokens, 1),
-        Case("linen float16 head", compact(lambda d, x: nn.Dense(2, dtype=jnp.float16)(layer(nn.GRUCell, d)(x)).astype(
-            d)), frames, 1),
+        Case("linen float16 head", compact(lambda d, x: nn.Dense(2, dtype=jnp.float16)(layer(nn.GRUCell, d)(x))),
+             frames, 1),
         Case("linen bfloat16", compact(lambda d, x: nn.Dense(2, dtype=jnp.bfloat16)(layer(nn.GRUCell, d)(x))), frames,
              1, refused="bfloat16"),
     ]  # fmt: skip

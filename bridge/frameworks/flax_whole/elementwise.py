@@ -19,12 +19,13 @@ DIRECT: Final = MappingProxyType(
      "sign": "Sign", "exp": "Exp", "log": "Log", "tanh": "Tanh", "logistic": "Sigmoid", "sqrt": "Sqrt",
      "floor": "Floor", "ceil": "Ceil", "erf": "Erf", "sin": "Sin", "cos": "Cos", "tan": "Tan", "asin": "Asin",
      "acos": "Acos", "atan": "Atan", "sinh": "Sinh", "cosh": "Cosh", "asinh": "Asinh", "acosh": "Acosh",
-     "atanh": "Atanh", "pow": "Pow"}
+     "atanh": "Atanh", "pow": "Pow", "add_any": "Add"}
 )  # fmt: skip
 """Primitives that are one operator. Integer Div truncates in onnxruntime, as it does in JAX."""
 
 COMPARISONS: Final = MappingProxyType({"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater",
-                                       "ge": "GreaterOrEqual"})  # fmt: skip
+                                       "ge": "GreaterOrEqual", "lt_to": "Less", "le_to": "LessOrEqual"})  # fmt: skip
+"""lt_to and le_to differ from lt and le in the order of NaN and of the two zeros, which jnp takes out before."""
 LOGICAL: Final = MappingProxyType({"and": ("And", "BitwiseAnd"), "or": ("Or", "BitwiseOr"),
                                    "xor": ("Xor", "BitwiseXor")})  # fmt: skip
 BOOLEAN: Final = MappingProxyType({"max": "Or", "min": "And", "mul": "And", "add": "Or"})
@@ -209,6 +210,31 @@ def _onnx_type(c: Lowering, dtype: np.dtype[Any]) -> int:
     return int(value.dtype)
 
 
+def atan2(c: Lowering, eqn: Any, y: Term, x: Term) -> Term:
+    """The angle of (x, y): atan(y / x), half a turn further where x < 0, a quarter where x = 0."""
+
+    def write(up: ir.Value, along: ir.Value) -> ir.Value:
+        zero = c.number(0, x.dtype)
+        half = c.op("Where", c.op("Less", up, zero), c.number(-np.pi, x.dtype), c.number(np.pi, x.dtype))
+        angle = c.op("Atan", c.op("Div", up, along))
+        angle = c.op("Where", c.op("Less", along, zero), c.op("Add", angle, half), angle)
+        upright = c.op("Mul", c.op("Sign", up), c.number(np.pi / 2, x.dtype))
+        return c.op("Where", c.op("Equal", along, zero), upright, angle)  # type: ignore[no-any-return]
+
+    return c.elementwise(eqn, [y, x], write)
+
+
+def shift(c: Lowering, eqn: Any, x: Term, by: Term) -> Term:
+    """Shifts of signed integers by a number: times a power of two, or the floor of a division by it."""
+    alike = by.is_constant and by.array.size and by.array.min() == by.array.max()
+    if not alike or np.dtype(x.dtype).kind != "i":
+        raise Unsupported("a shift by a computed number of bits", where=c.path, got=eqn.primitive.name)
+    factor = c.number(2 ** int(np.asarray(by.array).flat[0]), x.dtype)
+    if eqn.primitive.name == "shift_left":
+        return c.elementwise(eqn, [x], lambda value: c.op("Mul", value, factor))
+    return c.elementwise(eqn, [x], lambda value: c.op("Div", c.op("Sub", value, c.op("Mod", value, factor)), factor))
+
+
 def same(c: Lowering, eqn: Any, x: Term) -> Term:
     """What changes nothing in inference: stop_gradient, copies, names, barriers of one operand."""
     del c, eqn
@@ -225,7 +251,9 @@ RULES: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
     {**dict.fromkeys(DIRECT, direct), **dict.fromkeys(COMPARISONS, compare), "ne": unequal,
      **dict.fromkeys(LOGICAL, logical), "not": negation, "rem": remainder, "square": square, "rsqrt": rsqrt,
      "cbrt": cbrt, "exp2": exp2, "integer_pow": integer_pow, "erfc": erfc, "log1p": log1p, "expm1": expm1,
-     "round": rounded, "is_finite": is_finite, "select_n": select, "clamp": clamp, "convert_element_type": convert,
+     "round": rounded, "atan2": atan2,
+     "shift_left": shift, "shift_right_arithmetic": shift,
+     "is_finite": is_finite, "select_n": select, "clamp": clamp, "convert_element_type": convert,
      **dict.fromkeys(("copy", "copy_p", "stop_gradient", "name", "sharding_constraint", "mesh_cast", "reshard"), same),
      "optimization_barrier": same_all}
 )  # fmt: skip

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from bridge.errors import Unsupported
-from bridge.frameworks.flax_whole.shapes import clamped_start, replaced, sliced
-from bridge.frameworks.flax_whole.sizes import Size, is_symbolic
+from bridge.frameworks.flax_whole.shapes import clamped_start, padded, replaced, sliced
+from bridge.frameworks.flax_whole.sizes import Size, is_static, is_symbolic
 from bridge.frameworks.flax_whole.terms import Lowering, Term, constant
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 SCATTERS: Final = MappingProxyType({"scatter": "none", "scatter-add": "add", "scatter-mul": "mul",
                                     "scatter-min": "min", "scatter-max": "max"})  # fmt: skip
+
+
+COMBINED: Final = MappingProxyType({"scatter-add": "Add", "scatter-mul": "Mul", "scatter-min": "Min",
+                                    "scatter-max": "Max"})  # fmt: skip
 
 
 def gather(c: Lowering, eqn: Any, x: Term, indices: Term) -> Term:
@@ -37,6 +41,8 @@ def gather(c: Lowering, eqn: Any, x: Term, indices: Term) -> Term:
         if size != x.shape[axis] and (axis not in (*starts, *numbers.operand_batching_dims) or size != 1):
             raise Unsupported("a gather of windows smaller than the array", where=c.path, got=f"sizes {sizes}",
                               expected="1, or the whole axis", do="use lax.dynamic_slice for each window")  # fmt: skip
+    if mode == "FILL_OR_DROP" and not (p["fill_value"] is None or np.isnan(p["fill_value"])):
+        mode = "FILL"  # somebody counts on what lies outside
     found = [_index(c, part, x.shape[axis], mode) for part, axis in zip(parts, starts, strict=True)]
     value = _gathered(c, eqn, x, indices, [index for index, _ in found], starts)
     outside = [mask for _, mask in found if mask is not None]
@@ -85,12 +91,12 @@ def _column(c: Lowering, indices: Term, at: int) -> Term:
 def _index(c: Lowering, part: Term, size: Size, mode: str) -> tuple[ir.Value, ir.Value | None]:
     """The index as ONNX takes it, of the shape of the indices, and where it lies inside if that has to be asked."""
     shape = part.shape[:-1]
-    if part.is_constant and not is_symbolic(size):
+    if part.is_constant and not is_symbolic(size) and is_static(part.shape):
         array = np.broadcast_to(np.asarray(part.array), part.shape).reshape(shape).astype(np.int64)
         if array.size and array.min() >= 0 and array.max() < size:
             return c.known(array), None
     raw = unwrapped(part, size)
-    if raw is not None and mode != "CLIP":
+    if raw is not None and mode not in ("CLIP", "FILL"):
         value = c.reshaped(c.full(raw), raw.shape, shape)
         return c.w.cast(value, "int64"), None
     value = c.w.cast(c.reshaped(c.full(part), part.shape, shape), "int64")
@@ -195,21 +201,24 @@ def scatter(c: Lowering, eqn: Any, x: Term, indices: Term, updates: Term) -> Ter
         raise Unsupported("a scatter with batch axes", where=c.path)
     parts = _components(c, indices, targets, targets)
     inserted = list(numbers.inserted_window_dims)
-    if len(indices.shape) == 1 and kind == "none" and all(part.is_constant for part in parts):
+    if len(indices.shape) == 1 and all(part.is_constant for part in parts):
         return _set_window(c, eqn, x, updates, parts, targets, inserted)
     if sorted(inserted) != sorted(targets):
         raise Unsupported("a scatter of windows at computed places", where=c.path, got=numbers,
                           do="use lax.dynamic_update_slice")  # fmt: skip
     rest = [axis for axis in range(len(x.shape)) if axis not in targets]
-    found = [_in_range_or_error(c, part, x.shape[axis]) for part, axis in zip(parts, targets, strict=True)]
+    found, spare = _places(c, [(part, x.shape[axis]) for part, axis in zip(parts, targets, strict=True)])
     count = len(indices.shape) - 1
     stacked = c.w.concat([c.op("Unsqueeze", index, c.ints([count])) for index in found], count)
     order = [*targets, *rest]
     data = c.w.transpose(c.full(x), order)
+    if spare:  # a row for what JAX drops
+        data = padded(c, data, [(0, int(at == 0)) for at in range(len(order))], None)
     window = list(numbers.update_window_dims)
     turned = [at for at in range(len(updates.shape)) if at not in window] + window
     values = c.w.transpose(c.full(updates), turned)
     value = c.op("ScatterND", data, stacked, values, reduction=None if kind == "none" else kind)
+    value = sliced(c, value, [0], [0], [-1]) if spare else value
     value = c.typed(value, [x.shape[at] for at in order])
     return c.result(eqn, c.w.transpose(value, [order.index(at) for at in range(len(order))]))
 
@@ -231,21 +240,30 @@ def _set_window(
             raise Unsupported("a scatter outside the array", where=c.path, got=first)
         if first < 0:
             raise Unsupported("a scatter at a negative place", where=c.path, got=first)
+    if eqn.primitive.name != "scatter":
+        axes = [axis for axis in range(len(x.shape)) if sizes[axis] != x.shape[axis]]
+        begins = [clamped_start(c, starts[axis], x.shape[axis], sizes[axis]) for axis in axes]
+        ends = [c.op("Add", begin, c.sizes.value(sizes[axis])) if hasattr(begin, "producer") else begin + sizes[axis]
+                for begin, axis in zip(begins, axes, strict=True)]  # fmt: skip
+        value = c.op(COMBINED[eqn.primitive.name], sliced(c, c.full(x), axes, begins, ends), value)
     result = replaced(c, c.full(x), x.shape, value, sizes, starts)
     return c.result(eqn, c.op("Identity", result) if result is updates.value else result)
 
 
-def _in_range_or_error(c: Lowering, part: Term, size: Size) -> ir.Value:
-    """The index; one that JAX would drop becomes one that onnxruntime stops at."""
-    shape = part.shape[:-1]
-    raw = unwrapped(part, size)
-    if raw is not None:
-        return c.w.cast(c.reshaped(c.full(raw), raw.shape, shape), "int64")
-    value = c.w.cast(c.reshaped(c.full(part), part.shape, shape), "int64")
-    if part.is_constant and int(np.min(part.array)) >= 0:
-        return value
-    outside = c.op("Less", value, c.number(0, np.int64))
-    return c.op("Where", outside, c.op("Squeeze", c.sizes.value(size), c.ints([0])), value)  # type: ignore[no-any-return]
+def _places(c: Lowering, parts: Sequence[tuple[Term, Size]]) -> tuple[list[ir.Value], bool]:
+    """The indices; where JAX would drop an update, the first of them points at a row behind the last."""
+    found, inside = [], []
+    for part, size in parts:
+        value, mask = _index(c, part, size, "FILL")
+        found.append(value)
+        inside += [] if mask is None else [mask]
+    if not inside:
+        return found, False
+    kept = inside[0]
+    for mask in inside[1:]:
+        kept = c.op("And", kept, mask)
+    behind = c.op("Squeeze", c.sizes.value(parts[0][1]), c.ints([0]))
+    return [c.op("Where", kept, found[0], behind), *found[1:]], True
 
 
 RULES: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(

@@ -12,7 +12,7 @@ import numpy as np
 from bridge.errors import Unsupported
 from bridge.frameworks.flax_whole.shapes import padded
 from bridge.frameworks.flax_whole.sizes import is_symbolic
-from bridge.frameworks.flax_whole.terms import Lowering, Term
+from bridge.frameworks.flax_whole.terms import Lowering, Term, constant
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 REDUCTIONS: Final = MappingProxyType({"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin",
                                       "reduce_prod": "ReduceProd"})  # fmt: skip
 BOOLEAN: Final = MappingProxyType({"reduce_and": "ReduceMin", "reduce_or": "ReduceMax"})
-RUNNING: Final = MappingProxyType({"cummax": "Max", "cummin": "Min"})
+RUNNING: Final = MappingProxyType({"cumprod": "Mul", "cummax": "Max", "cummin": "Min"})
 
 
 def reduction(c: Lowering, eqn: Any, x: Term) -> Term:
@@ -62,21 +62,38 @@ def running_sum(c: Lowering, eqn: Any, x: Term) -> Term:
 
 
 def running(c: Lowering, eqn: Any, x: Term) -> Term:
-    """cummax, cummin by a Scan along the axis."""
+    """cummax, cummin, cumprod, cumlogsumexp by a Scan along the axis."""
     axis, rank = int(eqn.params["axis"]), len(x.shape)
     order = [axis, *(at for at in range(rank) if at != axis)]
     turned = c.typed(c.w.transpose(c.full(x), order), [x.shape[at] for at in order])
-    last = -1 if eqn.params["reverse"] else 0
-    start = c.typed(c.op("Gather", turned, c.number(last, np.int64), axis=0), [x.shape[at] for at in order[1:]])
-    op_type = RUNNING[eqn.primitive.name]
+    rest = tuple(x.shape[at] for at in order[1:])
+    name, dtype = eqn.primitive.name, np.dtype(x.dtype)
+    first = np.full((1,) * len(rest), _neutral(name, dtype), dtype)
+    start = c.full(constant(first, rest))
 
     def body(b: Writer, states: tuple[ir.Value, ...], steps: tuple[ir.Value, ...]) -> Any:
-        new = b.typed(b.op(op_type, states[0], steps[0]), states[0].shape)
+        new = b.typed(_joined(b, name, states[0], steps[0]), states[0].shape)
         return [new], [new]
 
-    name = ".".join(filter(None, (c.path, eqn.primitive.name)))
-    _, (found,) = c.w.scan(body, [start], [turned], reverse=bool(eqn.params["reverse"]), name=name)
+    label = ".".join(filter(None, (c.path, name)))
+    _, (found,) = c.w.scan(body, [start], [turned], reverse=bool(eqn.params["reverse"]), name=label)
     return c.result(eqn, c.w.transpose(found, [order.index(at) for at in range(rank)]))
+
+
+def _neutral(name: str, dtype: np.dtype[Any]) -> Any:
+    if name == "cumprod":
+        return 1
+    if dtype.kind == "f":
+        return np.inf if name == "cummin" else -np.inf
+    return np.iinfo(dtype).max if name == "cummin" else np.iinfo(dtype).min
+
+
+def _joined(b: Writer, name: str, state: ir.Value, step: ir.Value) -> ir.Value:
+    if name in RUNNING:
+        return b.op(RUNNING[name], state, step)
+    top = b.op("Max", state, step)
+    parts = [b.op("Exp", b.op("Sub", each, top)) for each in (state, step)]
+    return b.op("Add", top, b.op("Log", b.op("Add", *parts)))
 
 
 def window(c: Lowering, eqn: Any, x: Term) -> Term:
@@ -88,6 +105,8 @@ def window(c: Lowering, eqn: Any, x: Term) -> Term:
     spatial = [at for at in range(len(sizes)) if sizes[at] != 1 or strides[at] != 1 or tuple(pads[at]) != (0, 0)]
     kind = eqn.primitive.name.removeprefix("reduce_window_")
     dtype = np.dtype(x.dtype)
+    if spatial and all(sizes[at] == x.shape[at] and tuple(pads[at]) == (0, 0) for at in spatial):
+        return c.result(eqn, c.op(f"Reduce{kind.capitalize()}", c.full(x), c.ints(spatial), keepdims=1))
     if dtype.kind != "f" or any(is_symbolic(sizes[at]) for at in spatial):
         raise Unsupported("a window over integers, or as large as an axis", where=c.path, got=dtype)
     others = [at for at in range(len(sizes)) if at not in spatial]
@@ -159,7 +178,8 @@ def sort(c: Lowering, eqn: Any, *terms: Term) -> list[Term]:
 
 RULES: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
     {**dict.fromkeys(REDUCTIONS, reduction), **dict.fromkeys(BOOLEAN, boolean_reduction), "argmax": extreme_index,
-     "argmin": extreme_index, "cumsum": running_sum, "cummax": running, "cummin": running,
+     "argmin": extreme_index, "cumsum": running_sum,
+     **dict.fromkeys(("cummax", "cummin", "cumprod", "cumlogsumexp"), running),
      "reduce_window_max": window, "reduce_window_min": window, "reduce_window_sum": window, "top_k": top_k,
      "sort": sort}
 )  # fmt: skip

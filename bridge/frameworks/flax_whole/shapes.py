@@ -179,6 +179,13 @@ def concatenate(c: Lowering, eqn: Any, *terms: Term) -> Term:
     return c.result(eqn, value, origin=("concatenate", terms))
 
 
+def stack(c: Lowering, eqn: Any, *terms: Term) -> Term:
+    """One after another along a new axis."""
+    axis = int(eqn.params["axis"])
+    values = [c.op("Unsqueeze", c.full(term), c.ints([axis])) for term in terms]
+    return c.result(eqn, c.w.concat(values, axis))
+
+
 def split(c: Lowering, eqn: Any, x: Term) -> list[Term]:
     """The parts of one axis."""
     sizes, axis = eqn.params["sizes"], int(eqn.params["axis"])
@@ -189,13 +196,26 @@ def split(c: Lowering, eqn: Any, x: Term) -> list[Term]:
 
 
 def pad(c: Lowering, eqn: Any, x: Term, filling: Term) -> Term:
-    """lax.pad: borders that grow or shrink; elements in between are refused."""
+    """lax.pad: borders that grow or shrink, and elements in between."""
     config = eqn.params["padding_config"]
-    if any(is_symbolic(inner) or inner != 0 for _, _, inner in config):
-        raise Unsupported("pad with elements between elements", where=c.path, got=config)
     pads = [(low, high) for low, high, _ in config]
-    value = padded(c, c.full(x), pads, c.narrow(filling))
+    value, shape, fill = c.full(x), list(x.shape), c.narrow(filling)
+    for axis, (_, _, between) in enumerate(config):
+        if between:
+            value = _spread(c, value, shape, axis, int(between), fill)
+    value = padded(c, value, pads, fill)
     return x if value is x.value else c.result(eqn, value)
+
+
+def _spread(c: Lowering, x: ir.Value, shape: list[Size], axis: int, between: int, fill: ir.Value) -> ir.Value:
+    """Put `between` elements behind each but the last of an axis; `shape` follows."""
+    value = c.op("Unsqueeze", x, c.ints([axis + 1]))
+    value = padded(c, value, [(0, between if at == axis + 1 else 0) for at in range(len(shape) + 1)], fill)
+    grown = [*shape[: axis + 1], between + 1, *shape[axis + 1 :]]
+    shape[axis] = shape[axis] * (between + 1)
+    value = c.reshaped(value, grown, shape)
+    shape[axis] = shape[axis] - between
+    return c.typed(sliced(c, value, [axis], [0], [-between]), shape)
 
 
 def padded(c: Lowering, x: ir.Value, pads: Sequence[tuple[Size, Size]], filling: ir.Value | None) -> ir.Value:
@@ -245,5 +265,6 @@ def tile(c: Lowering, eqn: Any, x: Term) -> Term:
 RULES: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
     {"broadcast_in_dim": broadcast_in_dim, "reshape": reshape, "squeeze": squeeze, "transpose": transpose,
      "rev": reverse, "slice": slice_, "dynamic_slice": dynamic_slice, "dynamic_update_slice": dynamic_update_slice,
-     "concatenate": concatenate, "split": split, "pad": pad, "iota": iota, "dim_as_value": dim_as_value, "tile": tile}
+     "concatenate": concatenate, "stack": stack, "split": split, "pad": pad, "iota": iota,
+     "dim_as_value": dim_as_value, "tile": tile}
 )  # fmt: skip
