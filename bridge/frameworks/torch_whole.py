@@ -52,7 +52,7 @@ def export_whole(module: nn.Module, options: ExportOptions) -> ir.Model:
     shapes = dynamic_shapes(module, args, options.dynamic)
     models = []
     for count in COUNTS:
-        trace, loops = Trace(recurrent_modules(module)), Loops(count)
+        trace, loops = Trace(recurrent_modules(module)), Loops(count, module)
         try:
             program = capture(module, args, shapes, trace, loops)
         except FAILURES as error:
@@ -66,7 +66,7 @@ def export_whole(module: nn.Module, options: ExportOptions) -> ir.Model:
         raise Unsupported("a Python loop over time does more than step a cell, and cannot become one layer",
                           where=type(module).__name__, got="; ".join(dict.fromkeys(loops.sampled)), do=INSTEAD
                           )  # fmt: skip
-    prove_loops(module, models[0], args, INSTEAD)
+    prove_loops(module, models[0], args, loops.sampled, INSTEAD)
     return models[0]
 
 
@@ -90,13 +90,14 @@ def _finished(
     finishing.tidy(model)
     if without_sorting(model):
         finishing.tidy(model)
-    random = finishing.random_nodes(model)
-    if random:
-        raise Unsupported("the model draws random numbers", where=where, got=", ".join(node.op_type for node in random),
-                          do="switch it off for inference: module.eval(), and F.dropout(..., training=self.training)"
-                          )  # fmt: skip
+    random = {node: finishing.line_of(node) for node in finishing.random_nodes(model)}
     finishing.rename_symbols(model, work.symbols(symbols(program, options.dynamic), model))
     finishing.name_nodes(model)
+    if random:
+        raise Unsupported("the model draws random numbers", where=where,
+                          got="; ".join(f"{node.name}, {line}".strip(", ") for node, line in random.items()),
+                          do="switch it off for inference: module.eval(), and F.dropout(..., training=self.training)"
+                          )  # fmt: skip
     _describe(model, trace, work, fixed)
     finishing.settle(model, options.opset, where)
     return model

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from bridge.errors import Unsupported
 
 LIBRARY: Final = str(Path(torch.__file__).parent)
+OWN: Final = str(Path(__file__).parent)
 SLICE: Final[tuple[Any, ...]] = (None, 0, None, None, 1)
 """What aten.slice takes: a tensor, the axis, start, stop and step, with their defaults."""
 
@@ -57,7 +58,7 @@ def _noting(name: str) -> Any:
     def method(self: At, *others: Any) -> Any:
         frame = sys._getframe(1)  # noqa: SLF001
         if not frame.f_code.co_filename.startswith(LIBRARY):
-            self.loops.fixed.append(place_of(frame))
+            self.loops.fixed.append(self.loops.place_of(frame))
         return original(self, *others)
 
     return method
@@ -86,8 +87,9 @@ class Steps(tuple[Any, ...]):
 class Loops:
     """What one trace met: loops that were sampled, and places where a symbolic size became a number."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, module: nn.Module) -> None:
         self.count = count
+        self._paths = {id(child): path for path, child in module.named_modules()}
         self.sampled: list[str] = []
         self.size: torch.SymInt | None = None
         """The size of the loop met last."""
@@ -99,7 +101,7 @@ class Loops:
         Raises:
             Unsupported: the example has fewer.
         """
-        place = "" if frame is None else place_of(frame)
+        place = "" if frame is None else self.place_of(frame)
         hint = size.node.hint
         if hint is not None and hint < max(COUNTS):
             raise Unsupported("a loop over time needs a longer example", where=place, got=int(hint),
@@ -107,6 +109,11 @@ class Loops:
         self.sampled.append(place)
         self.size = size
         return At.all(self)
+
+    def place_of(self, frame: FrameType) -> str:
+        """Say where a frame is: "file:line: code", and the path of the submodule whose forward it is."""
+        path = self._paths.get(id(frame.f_locals.get("self")), "")
+        return f"{path + ', ' if path else ''}{line_of(frame)}"
 
 
 @contextmanager
@@ -119,7 +126,7 @@ def watched(module: nn.Module, loops: Loops) -> Iterator[None]:
         def convert(self: Any) -> int:
             frame = sys._getframe(1)  # noqa: SLF001 (the caller is the finding)
             if _is_symbolic(self) and not frame.f_code.co_filename.startswith((LIBRARY, __file__)):
-                loops.fixed.append(place_of(frame))
+                loops.fixed.append(loops.place_of(frame))
             return original(self)  # type: ignore[no-any-return]
 
         return convert
@@ -130,7 +137,7 @@ def watched(module: nn.Module, loops: Loops) -> Iterator[None]:
             steps = loops.steps(size, sys._getframe(1))  # noqa: SLF001
             return steps[::-1] if len(bounds) == 3 and bounds[2] == -1 else steps
         if any(_is_symbolic(bound) for bound in bounds):
-            loops.fixed.append(place_of(sys._getframe(1)))  # noqa: SLF001
+            loops.fixed.append(loops.place_of(sys._getframe(1)))  # noqa: SLF001
         return builtins.range(*bounds)
 
     def numbering(items: Any, start: int = 0) -> Any:
@@ -139,7 +146,7 @@ def watched(module: nn.Module, loops: Loops) -> Iterator[None]:
         if not isinstance(steps, Steps):
             return builtins.enumerate(items, start)
         if start != 0:
-            loops.fixed.append(place_of(sys._getframe(1)))  # noqa: SLF001
+            loops.fixed.append(loops.place_of(sys._getframe(1)))  # noqa: SLF001
         return zip(At.all(loops), steps, strict=True)
 
     replaced = {"range": sampling, "enumerate": numbering}
@@ -220,7 +227,7 @@ class _Unrolling(TorchFunctionMode):  # type: ignore[misc]
         if func in UNROLLING and args and isinstance(args[0], torch.Tensor) and args[0].dim():
             axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
             if _is_symbolic(args[0].shape[axis]):
-                frame = _outside(sys._getframe(1))  # noqa: SLF001
+                frame = outside(sys._getframe(1))  # noqa: SLF001
                 numbers = self._loops.steps(args[0].shape[axis], frame)
                 steps = Steps(args[0].select(axis, at) for at in numbers)
                 steps.loops = self._loops
@@ -257,14 +264,14 @@ def _tensor_of_sizes(value: Any, dtype: torch.dtype | None) -> torch.Tensor:
     return torch.full((), value, dtype=dtype or torch.int64)
 
 
-def _outside(frame: FrameType | None) -> FrameType | None:
-    """The nearest frame that is no code of torch or of bridge."""
-    while frame is not None and frame.f_code.co_filename.startswith((LIBRARY, __file__)):
-        frame = frame.f_back
-    return frame
-
-
-def place_of(frame: FrameType) -> str:
+def line_of(frame: FrameType) -> str:
     """Say where a frame is: "file:line: code"."""
     file, line = frame.f_code.co_filename, frame.f_lineno
     return f"{file}:{line}: {linecache.getline(file, line).strip()}"
+
+
+def outside(frame: FrameType | None) -> FrameType | None:
+    """The nearest frame that is no code of torch or of bridge."""
+    while frame is not None and frame.f_code.co_filename.startswith((LIBRARY, OWN)):
+        frame = frame.f_back
+    return frame

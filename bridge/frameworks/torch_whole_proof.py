@@ -7,7 +7,7 @@ do at a later step what it did at none of the traced ones. The example's own len
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -31,13 +31,14 @@ LARGEST: Final = 1e-3
 computes something else is off by the size of its values."""
 
 
-def prove_loops(module: nn.Module, model: ir.Model, args: Args, do: str) -> None:
+def prove_loops(module: nn.Module, model: ir.Model, args: Args, places: Sequence[str], do: str) -> None:
     """Refuse a model whose graph does not compute what the module does at other lengths.
 
     Args:
         module: the user's.
         model: its graph, in which a loop has become a layer.
         args: the example that it was traced with.
+        places: where the loops are.
         do: what the refusal advises.
 
     Raises:
@@ -55,7 +56,7 @@ def prove_loops(module: nn.Module, model: ir.Model, args: Args, do: str) -> None
                           got=", ".join(others), do=do)  # fmt: skip
     for times in TIMES:
         feeds = {name: _resized(bound[name], port, times) for name, port in ports.items()}
-        _compare(run_whole(module, feeds), evaluate(model, feeds), where, do)
+        _compare(run_whole(module, feeds), evaluate(model, feeds), where, places, do)
 
 
 def _resized(example: torch.Tensor, port: ir.Value, times: int) -> np.ndarray:
@@ -68,10 +69,13 @@ def _resized(example: torch.Tensor, port: ir.Value, times: int) -> np.ndarray:
     return array
 
 
-def _compare(own: Mapping[str, np.ndarray], graph: Mapping[str, Any], where: str, do: str) -> None:
+def _compare(
+    own: Mapping[str, np.ndarray], graph: Mapping[str, Any], where: str, places: Sequence[str], do: str
+) -> None:
     for name, computed in graph.items():
         expected, actual = np.asarray(own[name], np.float64), np.asarray(computed, np.float64)
         scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
         if expected.shape != actual.shape or not np.max(np.abs(expected - actual), initial=0.0) <= LARGEST * scale:
+            found = "; ".join([f"another {name} at other lengths", *dict.fromkeys(places)])
             raise Unsupported("a Python loop over time does something else at later steps, and cannot become one layer",
-                              where=where, got=f"another {name} at other lengths", do=do)  # fmt: skip
+                              where=where, got=found, do=do)  # fmt: skip

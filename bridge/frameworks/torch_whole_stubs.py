@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from bridge.errors import Unsupported
 from bridge.frameworks import torch_whole_ops as ops
 from bridge.frameworks.torch_read import SEQUENCES, STEPS
+from bridge.frameworks.torch_whole_loops import line_of, outside
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -48,8 +50,10 @@ class Trace:
             Unsupported: the module is no submodule of the model.
         """
         if id(module) not in self._numbers:
+            frame = outside(sys._getframe(1))  # noqa: SLF001 (the caller is the finding)
             raise Unsupported(
                 "a recurrent module is called that is no submodule of the model", where=type(module).__name__,
+                got="" if frame is None else line_of(frame),
                 do="keep it in an attribute, an nn.ModuleList or an nn.ModuleDict",
             )  # fmt: skip
         return self._numbers[id(module)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import linecache
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -115,6 +116,15 @@ def random_nodes(model: ir.Model) -> list[ir.Node]:
         if node.domain == "" and (node.op_type in RANDOM or training):
             found.append(node)
     return found
+
+
+def line_of(node: ir.Node) -> str:
+    """The line of the model's own code that a node comes from, "" where the exporter does not say."""
+    frames = re.findall(r'File "(.+)", line (\d+)', node.metadata_props.get("pkg.torch.onnx.stack_trace", ""))
+    if not frames:
+        return ""
+    file, number = frames[-1]
+    return f"{file}:{number}: {linecache.getline(file, int(number)).strip()}"
 
 
 def name_nodes(model: ir.Model) -> None:

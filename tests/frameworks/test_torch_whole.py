@@ -329,6 +329,20 @@ class Noisy(nn.Module):
         return self.rnn(x + torch.rand_like(x))[0]
 
 
+class Summing(nn.Module):
+    """A loop that a nested module must not have: under `tail`, it gets the layer's outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.RNNCell(HIDDEN, HIDDEN)
+
+    def forward(self, x):
+        h = x[:, 0]
+        for at in range(1, x.size(1)):
+            h = self.cell(x[:, at], h)
+        return h
+
+
 def after(tail: nn.Module) -> nn.Module:
     """A layer, then `tail` under the path `tail`."""
 
@@ -344,6 +358,7 @@ def after(tail: nn.Module) -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Any, type[BridgeError], tuple[str, ...]]] = {
+    "a loop in a nested module": (lambda: after(Summing()), Unsupported, ("tail, ", "for at in range(1, x.size(1)):")),
     "dropout in training": (lambda: after(nn.Dropout(0.5)), Unsupported, ("tail (Dropout)", "training", ".eval()")),
     "batch norm in training": (lambda: after(nn.BatchNorm1d(5)), Unsupported, ("tail (BatchNorm1d)", ".eval()")),
     "dropout between layers": (lambda: nn.Sequential(nn.LSTM(INPUTS, HIDDEN, 2, dropout=0.1)), Unsupported,
@@ -357,9 +372,11 @@ REFUSED: dict[str, tuple[Any, type[BridgeError], tuple[str, ...]]] = {
     "a loop over time": (lambda: Stepping().eval(), Unsupported,
                          ("loop over time", "for step in x.unbind(1):", "nn.LSTM for nn.LSTMCell")),
     "a while over time": (lambda: While().eval(), Unsupported, ("stepped over axis 1 of x", "at 5", "dynamic=")),
-    "a layer that is no submodule": (lambda: Hidden().eval(), Unsupported, ("no submodule", "nn.ModuleList")),
+    "a layer that is no submodule": (lambda: Hidden().eval(), Unsupported,
+                                     ("no submodule", "nn.ModuleList", "self.layers[0](x)[0]")),
     "random numbers": (lambda: Noisy().eval(), Unsupported, ("random numbers", "RandomUniform")),
-    "functional dropout": (lambda: after(Dropping()).eval(), Unsupported, ("random numbers", "Dropout")),
+    "functional dropout": (lambda: after(Dropping()).eval(), Unsupported,
+                           ("random numbers", "tail.", "nn.functional.dropout(x, 0.5)")),
     "weights that are NaN": (lambda: nan(after(nn.Tanh())).eval(), BadInput, ("NaN",)),
 }  # fmt: skip
 
