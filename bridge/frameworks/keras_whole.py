@@ -5,13 +5,15 @@ Imported only by the Keras door, and only for a model that is more than recurren
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from bridge.errors import Unsupported, UsageError
+from bridge.errors import MissingExtra, Unsupported, UsageError
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_read import Layer, keras_array, read_layers
 from bridge.frameworks.keras_whole_inputs import Signature, signature_of, symbols
+from bridge.frameworks.keras_whole_proof import has_loops, prove_loops
 from bridge.frameworks.keras_whole_splice import Splice
 
 if TYPE_CHECKING:
@@ -46,9 +48,33 @@ def export_whole(model: Any, options: ExportOptions) -> ir.Model:
                          do="give the model a Masking layer, or an input that is passed as mask=")  # fmt: skip
     _check_dtypes(model)
     signature = signature_of(model, options.example, options.dynamic, min(18, options.opset))
-    layers = [(path, read_layers(layer, path)) for path, layer in keras_graph.recurrent_layers(model)]
-    traced = _traced(model, signature)
-    return _finished(model, as_model(traced.proto), traced, signature, layers, options)
+    layers, reasons = _layers(model, options)
+    traced = _traced(model, signature, list(reasons))
+    graph = as_model(traced.proto)
+    looped = has_loops(graph)
+    found = _finished(model, graph, traced, signature, layers, reasons, options)
+    if looped:
+        prove_loops(model, found, INSTEAD)
+    return found
+
+
+def _layers(model: Any, options: ExportOptions) -> tuple[list[tuple[str, tuple[Layer, ...]]], dict[int, str]]:
+    """Path and facts of every recurrent layer, none of one that is left to tf2onnx; the reasons by number.
+
+    Raises:
+        Unsupported: such a layer has states that are asked for.
+    """
+    found: list[tuple[str, tuple[Layer, ...]]] = []
+    reasons: dict[int, str] = {}
+    for at, (path, layer) in enumerate(keras_graph.recurrent_layers(model)):
+        try:
+            found.append((path, read_layers(layer, path)))
+        except Unsupported as error:
+            if layer.stateful or options.states == "inputs":
+                raise
+            found.append((path, ()))
+            reasons[at] = f"{path}: {error.what}; it is written as the loop that Keras runs"
+    return found, reasons
 
 
 def _check_dtypes(model: Any) -> None:
@@ -61,21 +87,25 @@ def _check_dtypes(model: Any) -> None:
                               do="build the model with the policy float32 and the same weights")  # fmt: skip
 
 
-def _traced(model: Any, signature: Signature) -> Any:
+def _traced(model: Any, signature: Signature, plain: list[int]) -> Any:
     import keras
 
+    for package in ("tensorflow", "tf2onnx"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(f"{package} is not installed, and whole Keras models go through it", where="to_onnx",
+                               do="pip install 'rnn-bridge[keras]'")  # fmt: skip
     if keras.backend.backend() == "tensorflow":
         from bridge.frameworks.keras_whole_trace import trace
 
-        return trace(model, signature)
+        return trace(model, signature, plain)
     from bridge.frameworks.keras_whole_process import trace_elsewhere
 
-    return trace_elsewhere(model, signature)
+    return trace_elsewhere(model, signature, plain)
 
 
 def _finished(
     model: Any, graph: ir.Model, traced: Any, signature: Signature, layers: list[tuple[str, tuple[Layer, ...]]],
-    options: ExportOptions,
+    reasons: dict[int, str], options: ExportOptions,
 ) -> ir.Model:  # fmt: skip
     from bridge.graph import finishing, foreign
     from bridge.graph.stubs import splice
@@ -93,7 +123,7 @@ def _finished(
     foreign.remove_unused(graph)
     finishing.name_outputs(graph, [*traced.outputs, *(name for name, _ in work.outputs)])
     foreign.infer_shapes(graph, traced.shapes)
-    _describe(model, graph, work, layers, traced, signature)
+    _describe(model, graph, [*work.notes, *reasons.values()], layers, traced, signature)
     finishing.settle(graph, options.opset, model.name)
     return graph
 
@@ -137,7 +167,7 @@ def _weights(model: Any) -> dict[str, Any]:
 
 
 def _describe(
-    model: Any, graph: ir.Model, work: Splice, layers: list[tuple[str, tuple[Layer, ...]]], traced: Any,
+    model: Any, graph: ir.Model, said: list[str], layers: list[tuple[str, tuple[Layer, ...]]], traced: Any,
     signature: Signature,
 ) -> None:  # fmt: skip
     import keras
@@ -156,6 +186,6 @@ def _describe(
     notes = [f"{name}: axis {axis} is fixed at {size} by the model"
              for name, shape in zip(signature.names, traced.inputs, strict=True)
              for axis, size in enumerate(shape[:2]) if size is not None and axis < max(1, len(shape) - 1)]  # fmt: skip
-    notes = list(dict.fromkeys([*notes, *work.notes]))
+    notes = list(dict.fromkeys([*notes, *said]))
     if notes:
         graph.metadata_props["bridge.notes"] = json.dumps(notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import tf2onnx
@@ -48,6 +48,32 @@ def erfc(graph: Any, node: Any, _name: str, _args: Any) -> None:
 
 def _column(rank: int) -> Any:
     return np.array([-1, *[1] * (rank - 1)], np.int64)
+
+
+REWRITERS: Final = (
+    "rewriter_lstm_tf2", "rewrite_gru_tf2", "rewrite_single_direction_lstm", "rewrite_bi_direction_lstm",
+    "rewrite_single_direction_gru", "rewrite_bi_direction_gru", "rewrite_custom_rnn_cell",
+)  # fmt: skip
+"""What in tf2onnx takes loops for recurrent layers by their look, and takes a ConvLSTM2D for an LSTM."""
+
+
+@contextmanager
+def loops_as_they_are() -> Iterator[None]:
+    """tf2onnx without guesses at what a loop is: the recurrent layers are stubs already."""
+    from tf2onnx import tfonnx
+
+    kept = {name: getattr(tfonnx, name) for name in REWRITERS if hasattr(tfonnx, name)}
+    try:
+        for name in kept:
+            setattr(tfonnx, name, _untouched)
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(tfonnx, name, function)
+
+
+def _untouched(_graph: Any, ops: Any) -> Any:
+    return ops
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -31,10 +32,11 @@ MOST_SECONDS: Final = 1800
 INSTEAD: Final = "start Python with KERAS_BACKEND=tensorflow"
 
 
-def trace_elsewhere(model: Any, signature: Signature) -> Any:
+def trace_elsewhere(model: Any, signature: Signature, plain: Sequence[int]) -> Any:
     """What `keras_whole_trace.trace` gives, by a process on TensorFlow.
 
     Raises:
+        MissingExtra: TensorFlow or tf2onnx is not installed.
         Unsupported: the model cannot be saved, loaded there, or traced.
     """
     classes = _classes(model)
@@ -46,7 +48,7 @@ def trace_elsewhere(model: Any, signature: Signature) -> Any:
         except (ValueError, TypeError, NotImplementedError, OSError) as error:
             raise Unsupported("the model cannot be saved, which its export from this backend needs",
                               where=model.name, got=str(error)[:400], do=INSTEAD) from error  # fmt: skip
-        request = {"signature": signature.document(), "classes": classes, "path": sys.path}
+        request = {"signature": signature.document(), "plain": list(plain), "classes": classes, "path": sys.path}
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
         done = _run(folder)
         answer = folder / "answer.json"
@@ -118,7 +120,7 @@ def answer(folder: Path) -> None:
             raise Unsupported("the model cannot be built again on TensorFlow", where="to_onnx", got=str(error)[:800],
                               do="give its classes get_config and build, or start Python with "
                               "KERAS_BACKEND=tensorflow") from error  # fmt: skip
-        traced = trace(model, Signature(**request["signature"]))
+        traced = trace(model, Signature(**request["signature"]), request["plain"])
     except BridgeError as error:
         document: dict[str, Any] = {"error": {name: getattr(error, name) for name in
                                               ("what", "where", "got", "expected", "do")}}  # fmt: skip

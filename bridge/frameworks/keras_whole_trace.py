@@ -17,11 +17,10 @@ import tf2onnx
 
 from bridge.errors import Unsupported
 from bridge.frameworks import keras_graph
-from bridge.frameworks.keras_read import is_recurrent
 from bridge.frameworks.keras_whole_calls import replaced
 from bridge.frameworks.keras_whole_inputs import Signature, named_outputs
 from bridge.frameworks.keras_whole_layers import plain_signbit, rewritten, told
-from bridge.frameworks.keras_whole_operators import complaints_of, erfc, where
+from bridge.frameworks.keras_whole_operators import complaints_of, erfc, loops_as_they_are, where
 
 OPSET: Final = 18
 """The newest that tf2onnx 1.17.0 writes."""
@@ -75,15 +74,17 @@ class Traced:
         return {name: value for name, value in asdict(self).items() if name not in ("proto", "constants")}
 
 
-def trace(model: Any, signature: Signature) -> Traced:
+def trace(model: Any, signature: Signature, plain: Sequence[int] = ()) -> Traced:
     """Trace `model` in inference mode with the first of the signature's shapes that it takes.
+
+    Recurrent layers whose numbers are in `plain` get no stubs.
 
     Raises:
         Unsupported: the model cannot be traced, or calls a layer in training mode.
     """
     errors: list[BaseException] = []
     for shapes in signature.shapes:
-        stubs = Stubs(model)
+        stubs = Stubs(model, plain)
         try:
             with replaced(stubs.calls()), plain_signbit():
                 return _traced(model, signature, shapes, stubs)
@@ -107,7 +108,7 @@ def _traced(model: Any, signature: Signature, shapes: Sequence[Sequence[int | No
     concrete = function.get_concrete_function(*specs)
     outputs = [_dims(value.shape) for value in concrete.outputs]
     constants = {inner.name: outer.numpy() for outer, inner in concrete.graph.captures if outer.dtype != tf.resource}
-    with complaints_of() as complaints:
+    with complaints_of() as complaints, loops_as_they_are():
         proto, _ = tf2onnx.convert.from_function(
             function, input_signature=specs, opset=min(OPSET, signature.opset),
             custom_op_handlers={"PyFunc": (stubs.convert, []), "Select": (where, []), "SelectV2": (where, []),
@@ -125,9 +126,10 @@ def _dims(shape: Any) -> list[int | None]:
 class Stubs:
     """The calls that stand in for those of a model's layers, and the stubs that they have made."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, plain: Sequence[int] = ()) -> None:
         self._layers = list(keras_graph.all_layers(model))
-        self._numbers = {id(layer): at for at, (_, layer) in enumerate(keras_graph.recurrent_layers(model))}
+        self._numbers = {id(layer): at for at, (_, layer) in enumerate(keras_graph.recurrent_layers(model))
+                         if at not in plain}  # fmt: skip
         self._tokens: dict[bytes, int] = {}
         self.made: list[StubCall] = []
 
@@ -136,7 +138,7 @@ class Stubs:
         return [(layer, self._call_of(at, layer)) for at, (_, layer) in enumerate(self._layers)]
 
     def _call_of(self, at: int, layer: Any) -> Callable[..., Any]:
-        inner = self._stub(layer) if is_recurrent(layer) else rewritten(layer)
+        inner = self._stub(layer) if id(layer) in self._numbers else rewritten(layer)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with tf.name_scope(f"{SCOPE}.{at}/"):

@@ -113,8 +113,17 @@ def check_float64(rng: np.random.Generator) -> None:
         assert cell.dtype == np.float64
 
 
+def check_whole(rng: np.random.Generator) -> None:
+    """A whole model is traced by a process on TensorFlow, and masked steps are those of this backend."""
+    x = keras.Input((None, INPUTS), name="x")
+    y = layers.Masking(name="masking")(layers.Dense(3, activation="relu")(x))
+    y = layers.LSTM(UNITS, go_backwards=True, return_sequences=True, name="encoder")(y)
+    model = filled(keras.Model(x, layers.Dense(2, name="head")(y)), rng)
+    assert_export_agrees(model, rng, states="inputs")
+
+
 if __name__ == "__main__":
     random = np.random.default_rng(3)
-    for check in (check_exports, check_imports, check_own_cell, check_training, check_float64):
+    for check in (check_exports, check_imports, check_own_cell, check_training, check_float64, check_whole):
         check(random)
         print(BACKEND, check.__name__)

@@ -152,6 +152,40 @@ def test_constants_that_are_no_weights_and_unused_inputs_stay(rng: np.random.Gen
     np.testing.assert_array_equal(got[1], native[1])
 
 
+def test_a_stateful_model_step_by_step_is_the_whole_run(rng: np.random.Generator) -> None:
+    case = CASES["stateful"]
+    model = keras_runs.built(case)
+    session = ort.InferenceSession(bridge.to_onnx(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    assert names[1:] == ["first.initial_h", "first.initial_c", "second.initial_h"]
+    assert [entry.name for entry in session.get_outputs()][1:] == ["first.h_n", "first.c_n", "second.h_n"]
+    x = rng.standard_normal((3, 6, 3)).astype(np.float32)
+    start = [np.zeros((3, 5), np.float32)] * 3
+    whole, *states = session.run(None, dict(zip(names, [x, *start], strict=True)))
+    stepped = start
+    for step in range(6):
+        y, *stepped = session.run(None, dict(zip(names, [x[:, step : step + 1], *stepped], strict=True)))
+    for one, other in zip([y, *stepped], [whole, *states], strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)  # one step or six: another order of float32 sums
+
+
+def test_cells_and_activations_of_the_callers_own_are_the_loop_that_keras_runs() -> None:
+    model = keras.Sequential([
+        keras.Input((None, 3)), layers.GRU(4, return_sequences=True),
+        layers.LSTM(3, activation=lambda x: x / 2, name="own"),
+        layers.Dense(2),
+    ])  # fmt: skip
+    proto = bridge.to_onnx(model)
+    assert keras_runs.count(proto)[:2] == (1, 0)
+    assert "own: this activation is none that Keras ships" in "".join(entry.value for entry in proto.metadata_props)
+    feeds = {proto.graph.input[0].name: np.random.default_rng(0).standard_normal((3, 8, 3)).astype(np.float32)}
+    (got,) = bridge.run(proto, feeds).values()
+    (referee,) = evaluate(as_model(proto), feeds).values()
+    assert_within_referee_bound(got, keras_array(model(*feeds.values())), referee)
+    with pytest.raises(Unsupported, match="none that Keras ships"):
+        bridge.to_onnx(model, states="inputs")
+
+
 def test_verify_runs_the_model_itself(rng: np.random.Generator) -> None:
     report = bridge.verify(tagger(rng), "torch")
     assert report.passed

@@ -1,0 +1,65 @@
+"""The last proof of a loop that tf2onnx wrote: the model's own forward pass at two sizes, against the graph.
+
+Native recurrent layers are written by bridge. A cell or an activation of the caller's own becomes a Loop, and tf2onnx
+1.17.0 was seen to write loops that compute something else (TimeDistributed over an open time axis, ConvLSTM2D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from bridge.errors import Unsupported
+from bridge.frameworks.keras_read import keras_array
+from bridge.frameworks.keras_whole_execute import execute_whole
+from bridge.ops.program import evaluate
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+SIZES: Final = ((2, 13), (3, 34))
+"""(batch, time) of the runs, long enough for kernels and windows; further open axes are as long as time."""
+
+LARGEST: Final = 1e-3
+"""Error over max|value| that is still float32 rounding; a loop that computes something else is off by its values."""
+
+CONTROL: Final = ("Loop", "Scan", "If")
+
+
+def has_loops(model: ir.Model) -> bool:
+    """Whether control flow of another exporter is in the graph."""
+    return any(node.op_type in CONTROL and node.domain == "" for node in model.graph.all_nodes())
+
+
+def prove_loops(source: Any, model: ir.Model, do: str) -> None:
+    """Refuse a graph that does not compute what the model does.
+
+    Raises:
+        Unsupported: another result.
+    """
+    for batch, time in SIZES:
+        feeds = _feeds(model, batch, time)
+        own = {name: keras_array(value) for name, value in execute_whole(source, feeds).items()}
+        _compare(own, evaluate(model, feeds), source.name, do)
+
+
+def _feeds(model: ir.Model, batch: int, time: int) -> dict[str, np.ndarray]:
+    rng, sizes, feeds = np.random.default_rng([batch, time]), {"batch": batch}, {}
+    for value in model.graph.inputs:
+        shape = [dim if isinstance(dim, int) else sizes.setdefault(str(dim.value), batch if at == 0 else time)
+                 for at, dim in enumerate(value.shape or ())]  # fmt: skip
+        dtype = np.dtype(np.float32) if value.dtype is None else value.dtype.numpy()
+        numbers = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
+        feeds[str(value.name)] = np.asarray(numbers).astype(dtype)
+    return feeds
+
+
+def _compare(own: Mapping[str, np.ndarray], graph: Mapping[str, Any], where: str, do: str) -> None:
+    for name, computed in graph.items():
+        expected, actual = np.asarray(own[name], np.float64), np.asarray(computed, np.float64)
+        scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
+        if expected.shape != actual.shape or not np.max(np.abs(expected - actual), initial=0.0) <= LARGEST * scale:
+            raise Unsupported("tf2onnx writes a loop that computes something else than the model", where=where,
+                              got=f"another {name}", do=do)  # fmt: skip
