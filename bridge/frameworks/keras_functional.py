@@ -1,8 +1,4 @@
-"""A compiled ONNX graph as the tensors of a Keras functional model: native layers, and one small layer for the rest.
-
-Recurrent layers of Keras are batch-major and ONNX' operators time-major: values remember both forms, and transposes
-that cancel are never made.
-"""
+"""A compiled ONNX graph as the tensors of a Keras functional model: native layers, and one small layer for the rest."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bridge.frameworks.keras_arranging import Arranged
 from bridge.frameworks.keras_clusters import Cluster, Plan
 from bridge.frameworks.keras_native import Native
 from bridge.ops.program import Program
@@ -67,12 +64,9 @@ class Tensors:
         self._program, self._layers, self._names = program, layers, names
         own = {*layers.recurrent, *layers.scans, *layers.native, *layers.merged}
         self._plan = Plan(program, own)
+        self._parameters = {value: name for name, value in program.parameter_values.items()}
         self._made: dict[ir.Value, Any] = {}
-        self._later: dict[ir.Value, Make] = {}
-        self._batch_major: dict[ir.Value, Make] = {}
-        """Batch-major forms of time-major sequences."""
-        self._halves: dict[ir.Value, tuple[str, list[Any]]] = {}
-        """Values that are a recurrent layer's outputs put together, and how: see `_sequences`."""
+        self._arranged = Arranged(program.constants, self._plan.is_inlined, self.value)
         self.operators: dict[str, Any] = {}
         self.shared: dict[str, Any] = {}
         self._sizes = _sizes_that_layers_know(program, layers)
@@ -116,8 +110,8 @@ class Tensors:
 
     def value(self, value: ir.Value) -> Any:
         """The tensor of a value of the graph."""
-        if value in self._later:
-            self._made[value] = self._later.pop(value)()
+        if value not in self._made and value in self._arranged:
+            self._made[value] = self._arranged.made(value)
         if value not in self._made:  # constants, and what is made again wherever it is read
             self._made[value] = self._operator(self._plan.cluster_of(value), str(value.name), "Constant")
         return self._made[value]
@@ -139,13 +133,6 @@ class Tensors:
         known = self._sizes.get(value, {})
         return tuple(dim if isinstance(dim, int) else known.get(at) for at, dim in enumerate(value.shape)), _dtype(name)
 
-    def _batch_first(self, value: ir.Value) -> Any:
-        """The batch-major form of a time-major sequence [T, N, F]."""
-        from keras import ops
-
-        made = self._batch_major.get(value)
-        return ops.transpose(self.value(value), (1, 0, 2)) if made is None else made()
-
     # ------------------------------------------------------------------ steps
 
     def _step(self, at: int, step: Step) -> None:
@@ -158,7 +145,7 @@ class Tensors:
             self._made[step.outputs[0]] = native.call(self.value(native_input(step)))
         elif name in self._layers.recurrent and self._recurrent(step, self._layers.recurrent[name]):
             return
-        elif at in self._clusters and not self._rearranged(step):
+        elif at in self._clusters and not self._arranged.takes(step):
             results = self._operator(self._clusters[at], name, step.node.op_type)
             results = results if isinstance(results, tuple) else (results,)
             self._made.update(zip(self._clusters[at].outputs, results, strict=True))
@@ -173,7 +160,8 @@ class Tensors:
                 layer, held[value] = self._held[value]
                 inside.append(layer)
         layer = operator_class(op_type)(
-            cluster, [self._spec(value) for value in cluster.outputs], self._program.constants, held, inside,
+            cluster, [self._spec(value) for value in cluster.outputs], self._program.constants, self._parameters, held,
+            inside,
             name=self._names(name, op_type),
         )  # fmt: skip
         self.operators[name] = layer
@@ -193,8 +181,9 @@ class Tensors:
                 native, name = owned[str(value.name)]
                 held[value] = (native.layer, partial(native.tensor, name))
             elif count > 1:
-                layer = Weight(str(value.name), self._program.constants[value], name=self._names(str(value.name), ""))
-                self.shared[str(value.name)] = layer
+                label = self._parameters[value]
+                layer = Weight(label, self._program.constants[value], name=self._names(label, ""))
+                self.shared[label] = layer
                 held[value] = (layer, layer.present)
         return held
 
@@ -213,7 +202,7 @@ class Tensors:
         from keras import ops
 
         given: dict[str, Any] = {}
-        x = self._batch_first(X)
+        x = self._arranged.batch_major(X)
         if states[0] is not None:
             if step.node.op_type == "LSTM" and states[1] is None:
                 return False
@@ -223,102 +212,17 @@ class Tensors:
         outputs, finals = values[: one.directions], values[one.directions :]
         if one.directions == 1 and one.layer.go_backwards:
             outputs = [ops.flip(outputs[0], 1)]
-        self._sequences(step.outputs[0], "TDNH", outputs)
+        self._arranged.remember(step.outputs[0], "TDNH", outputs)
         kinds = len(finals) // one.directions
-        for at, value in enumerate(step.outputs[1:]):
-            if at < kinds:
-                self._halves[value] = ("DNH", finals[at::kinds])
-                self._later[value] = partial(ops.stack, finals[at::kinds], 0)
+        for at, value in enumerate(step.outputs[1 : kinds + 1]):
+            self._arranged.remember(value, "DNH", finals[at::kinds])
         return True
-
-    def _sequences(self, value: ir.Value, order: str, halves: list[Any]) -> None:
-        """Remember `value` as the outputs of a layer's directions [N, T, H] in `order`; made only where it is read."""
-        from keras import ops
-
-        def make() -> Any:
-            stacked = ops.stack(halves, 2)  # [N, T, D, H]
-            return stacked if order == "NTDH" else ops.transpose(stacked, ["NTDH".index(axis) for axis in order])
-
-        self._halves[value], self._later[value] = (order, halves), make
-
-    def _rearranged(self, step: Step) -> bool:
-        """Transposes, and what puts the outputs of two directions side by side, without layers of their own."""
-        rule = {"Transpose": self._transpose, "Squeeze": self._squeeze, "Reshape": self._reshape}.get(step.node.op_type)
-        return rule is not None and not step.handler.native and rule(step)
-
-    def _transpose(self, step: Step) -> bool:
-        from keras import ops
-
-        source, target = step.inputs[0], step.outputs[0]
-        if source is None or self._plan.is_inlined(source) or source in self._program.constants:
-            return False
-        perm = step.attributes.get("perm")
-        if perm is None:
-            return False
-        order = [int(axis) for axis in perm]
-        if source in self._halves:
-            held, halves = self._halves[source]
-            turned = "".join(held[axis] for axis in order)
-            if turned in ("NTDH", "TNDH", "TDNH"):
-                self._sequences(target, turned, halves)
-                return True
-        if len(order) == 3 and order == [1, 0, 2] and source in self._batch_major:
-            self._later[target] = self._batch_major[source]
-            return True
-        self._later[target] = lambda: ops.transpose(self.value(source), order)
-        if len(order) == 3:
-            swapped = [order[1], order[0], order[2]]
-            self._batch_major[target] = (lambda: self.value(source)) if swapped == [0, 1, 2] else (
-                lambda: ops.transpose(self.value(source), swapped))  # fmt: skip
-        return True
-
-    def _squeeze(self, step: Step) -> bool:
-        source, axes = step.inputs[0], self._constant(step, 1)
-        if source not in self._halves or axes is None or axes.size != 1:
-            return False
-        order, halves = self._halves[source]
-        if len(halves) != 1 or order[int(axes.reshape(())) % len(order)] != "D":
-            return False
-        if order == "DNH":
-            self._made[step.outputs[0]] = halves[0]
-        else:
-            self._flat(step.outputs[0], order.replace("D", ""), halves[0])
-        return True
-
-    def _reshape(self, step: Step) -> bool:
-        """[·, ·, D, H] to [·, ·, D * H]."""
-        from keras import ops
-
-        source, shape = step.inputs[0], self._constant(step, 1)
-        if source not in self._halves or shape is None or step.attributes.get("allowzero"):
-            return False
-        order, halves = self._halves[source]
-        width = sum(int(half.shape[-1]) for half in halves)
-        if order not in ("NTDH", "TNDH") or shape.tolist() not in ([0, 0, -1], [0, 0, width]):
-            return False
-        self._flat(
-            step.outputs[0], order.replace("D", ""), ops.concatenate(halves, -1) if len(halves) > 1 else halves[0]
-        )
-        return True
-
-    def _flat(self, value: ir.Value, order: str, batch_major: Any) -> None:
-        from keras import ops
-
-        if order == "NTH":
-            self._made[value] = batch_major
-            return
-        self._later[value] = lambda: ops.transpose(batch_major, (1, 0, 2))
-        self._batch_major[value] = lambda: batch_major
-
-    def _constant(self, step: Step, at: int) -> np.ndarray | None:
-        value = step.inputs[at] if at < len(step.inputs) else None
-        return None if value is None else self._program.constants.get(value)
 
     def _is_zero(self, value: ir.Value) -> bool:
         """Whether a state is zeros of whatever size."""
         known = self._program.constants.get(value)
         if known is not None:
-            return value not in set(self._program.parameter_values.values()) and not np.any(known)
+            return not np.any(known)
         node = value.producer()
         if node is None or not self._plan.is_static(value):
             return False

@@ -46,13 +46,14 @@ def import_model(model: ir.Model, static: Mapping[str, object] | None) -> Any:
         natives = _native_layers(typed, layers, names)
         program = _program(typed, adapters | natives, left)
         tensors = Tensors(program, layers, names.free)
-        imported = ImportedGraph(program, tensors, _origin(typed, layers), name=title)
+        imported = ImportedGraph(program, tensors, _origin(typed, program, layers), name=title)
     except NotFunctional:
         layers.native.clear()
         layers.merged.clear()
-        return ImportedModel(_program(typed, adapters, left), _origin(typed, layers), dtype=_dtype(typed), name=title)
-    for operator in (*tensors.operators.values(), *tensors.shared.values()):
-        imported.origin.plain.update(operator.own)
+        program = _program(typed, adapters, left)
+        return ImportedModel(program, _origin(typed, program, layers), dtype=_dtype(typed), name=title)
+    for holder in (*tensors.operators.values(), *tensors.shared.values()):
+        imported.origin.plain.update(holder.own)
     return imported
 
 
@@ -63,11 +64,11 @@ def _program(model: ir.Model, layers: Mapping[str, Any], static: Mapping[str, ob
     return Program(model, KerasBackend(), layers=layers, static=static)
 
 
-def _origin(model: ir.Model, layers: Layers) -> Any:
+def _origin(model: ir.Model, program: Any, layers: Layers) -> Any:
     from bridge.frameworks.keras_origin import Origin
 
     recurrent = {name: one.layer for name, one in layers.recurrent.items()}
-    return Origin(model, recurrent, dict(layers.scans), native=dict(layers.native))
+    return Origin(model, program, recurrent, dict(layers.scans), native=dict(layers.native))
 
 
 def _layers(model: ir.Model, names: Names) -> tuple[Layers, dict[str, Callable[..., Any]]]:

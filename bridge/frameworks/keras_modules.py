@@ -61,6 +61,12 @@ class Imported:
         proto = to_proto(self.origin.present())
         return {"name": str(getattr(self, "name", "")), "onnx": base64.b64encode(proto.SerializeToString()).decode()}
 
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+        """Compile again as the saved model was: Keras does not by itself where `compile` is overridden."""
+        compiled: Any = self
+        compiled.compile(**keras.saving.deserialize_keras_object(config))
+        compiled.optimizer.build(compiled.trainable_variables)
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: object = None) -> Any:  # noqa: ARG003 (Keras' own)
         """The model of `get_config`. Raises BadInput where it holds no graph."""

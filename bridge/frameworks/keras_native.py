@@ -103,8 +103,8 @@ def _conv(taken: Taken, name: str, shape: tuple[int | None, ...]) -> Made | None
     strides, dilation = options["strides"], options["kernel_dilation"]
     if groups > 1 and last and not depthwise:
         return None  # TensorFlow has no grouped convolution on a CPU
-    # TensorFlow takes neither unequal strides of a depthwise kernel, nor strides beside dilation: steps are left out.
-    stepped = last and max(strides) > 1 and ((depthwise and len(set(strides)) > 1) or max(dilation) > 1)
+    # Keras takes no strides beside dilation, TensorFlow no unequal ones of a depthwise kernel: steps are left out then.
+    stepped = max(strides) > 1 and (max(dilation) > 1 or (last and depthwise and len(set(strides)) > 1))
     if stepped and options["padding"] == "SAME":
         return None
     padding, pads = _padding(options)
@@ -118,7 +118,7 @@ def _conv(taken: Taken, name: str, shape: tuple[int | None, ...]) -> Made | None
         data_format="channels_last" if last else "channels_first",
     )  # fmt: skip
     before = [] if pads is None else [_zero_padding(rank, pads, name, last)]
-    steps = (slice(None), *(slice(None, None, stride) for stride in strides), slice(None)) if stepped else None
+    steps = tuple(slice(None, None, stride) for stride in strides) if stepped else None
     window = (None,) * rank
     built_on = (None, *window, inputs) if last else (None, inputs, *window)
     return layer, _around(layer, before, rank, last, steps), built_on
@@ -131,7 +131,8 @@ def _around(layer: Any, before: list[Any], rank: int, last: bool, steps: tuple[s
         x = ops.transpose(x, (0, *range(2, rank + 2), 1)) if last else x
         for one in (*before, layer):
             x = one(x)
-        x = x if steps is None else x[steps]
+        if steps is not None:
+            x = x[(slice(None), *steps)] if last else x[(slice(None), slice(None), *steps)]
         return ops.transpose(x, (0, rank + 1, *range(1, rank + 1))) if last else x
 
     return call

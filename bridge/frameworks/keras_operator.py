@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -34,30 +35,34 @@ class Operator(keras.layers.Layer):  # type: ignore[misc]
         cluster: Cluster,
         specs: Sequence[Spec],
         constants: Mapping[ir.Value, np.ndarray],
+        names: Mapping[ir.Value, str],
         held: Mapping[ir.Value, Callable[[], Any]],
         inside: Sequence[Any],
         **kwargs: Any,
     ) -> None:
-        """`held`: trainable constants of other layers; `inside`: those layers, and what runs nodes of bodies."""
+        """`names` of all trainable constants; `held`: those of other layers; `inside`: what else the layer is made of.
+
+        Sibling branches may use a name twice, so values are told apart by identity.
+        """
         super().__init__(autocast=False, **kwargs)
         self._cluster, self._specs = cluster, tuple(specs)
-        self._run: Callable[[Sequence[Any]], Any] = lambda inputs: self._computed(inputs, constants, held)
         self.inside = list(inside)
         self.own: dict[str, Any] = {}
         for value in cluster.parameters:
             if value not in held:
-                self.own[str(value.name)] = weight_of(self, str(value.name), constants[value])
+                self.own[names[value]] = weight_of(self, names[value], constants[value])
+        present = {value: held[value] if value in held else partial(keras.ops.convert_to_tensor, self.own[names[value]])
+                   for value in cluster.parameters}  # fmt: skip
+        self._run: Callable[[Sequence[Any]], Any] = lambda inputs: self._computed(inputs, constants, present)
         self.built = True
 
     def _computed(
-        self, inputs: Sequence[Any], constants: Mapping[ir.Value, np.ndarray], held: Mapping[ir.Value, Any]
+        self, inputs: Sequence[Any], constants: Mapping[ir.Value, np.ndarray], present: Mapping[ir.Value, Any]
     ) -> Any:
         cluster, backend = self._cluster, KerasBackend()
         scope: dict[ir.Value, Any] = dict(constants)
         scope.update(zip(cluster.inputs, inputs, strict=False))
-        for value in cluster.parameters:
-            own = self.own.get(str(value.name))
-            scope[value] = held[value]() if own is None else keras.ops.convert_to_tensor(own)
+        scope.update((value, tensor()) for value, tensor in present.items())
         with np.errstate(all="ignore"):
             for step in cluster.steps:
                 step.run(scope)

@@ -18,19 +18,22 @@ from bridge.frameworks.keras_scan import LAYER, OWN_LAYOUTS
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from bridge.ops.program import Program
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Origin:
     """The imported graph, and the layers that hold its weights."""
 
     model: ir.Model
+    program: Program
     recurrent: Mapping[str, Any]
     """Layers by node; nodes on the same weights share one."""
     scans: Mapping[str, Any]
     """Layers that bridge wrote as a Scan, by node."""
     native: dict[str, Native] = field(default_factory=dict)
     plain: dict[str, Any] = field(default_factory=dict)
-    """Variables by the name of their initialiser."""
+    """Variables by the name of the program's parameter."""
     before: dict[int, list[np.ndarray]] = field(default_factory=dict)
     """What each recurrent layer held when it was made."""
 
@@ -54,10 +57,12 @@ class Origin:
         if options != ExportOptions():
             raise UsageError("an imported graph is exported as it is, without options", where="to_onnx",
                              do="give them where the graph is exported from its framework")  # fmt: skip
-        weights = {name: keras_array(variable) for name, variable in self.plain.items()}
+        now = {name: (array, keras_array(self.plain[name])) for name, array in self.program.parameters.items()
+               if name in self.plain}  # fmt: skip
         for native in self.native.values():
             for name, weight in native.module.weights.items():
-                weights[str(weight.value.name)] = native.array(name)
+                now[str(weight.value.name)] = (weight.array, native.array(name))
+        weights = {name: array for name, (before, array) in now.items() if not np.array_equal(before, array)}
         nodes = {name: _inputs_of(layer) for name, layer in self.recurrent.items() if self._has_changed(layer)}
         for name, layer in self.scans.items():
             if self._has_changed(layer):

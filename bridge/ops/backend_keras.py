@@ -84,6 +84,10 @@ class KerasBackend:
         if not isinstance(value, np.ndarray | np.generic):
             return value
         _check_dtype(value)
+        if keras.backend.backend() == "jax":  # which keras.ops asks for 64 bits that it does not have
+            from bridge.ops.backend_jax import JaxBackend
+
+            return JaxBackend().asarray(value)
         return keras.ops.convert_to_tensor(value, dtype=value.dtype.name)
 
     def concrete(self, value: Array) -> np.ndarray | None:
@@ -112,6 +116,10 @@ class KerasBackend:
         import keras
 
         _check_dtype(np.empty(0, dtype))
+        if keras.backend.backend() == "jax":
+            from bridge.ops.backend_jax import JaxBackend
+
+            return JaxBackend().astype(value, dtype)
         return keras.ops.cast(value, np.dtype(dtype).name)
 
     def divide(self, a: Array, b: Array) -> Array:
