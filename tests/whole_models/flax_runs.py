@@ -15,10 +15,12 @@ from flax import nnx
 
 import bridge
 from bridge.errors import BridgeError
-from tests.whole_models.flax_cases import EXAMPLE, OTHERS, Case
+from tests.whole_models.flax_cases import EXAMPLE, OTHERS, Case, all_cases
 from tests.whole_models.verdict import Run, Verdict, judge
 
 PEER = "jax2onnx"
+
+__all__ = ["PEER", "all_cases", "built", "export", "outputs", "peer", "run", "runs", "split"]
 
 
 def _drawn(values: Any, draw: np.random.Generator) -> Any:
@@ -115,7 +117,11 @@ def peer(case: Case) -> Verdict:
     except ImportError as error:
         return Verdict(case.name, "absent", detail=str(error))
     source = built(case)
-    function = source if isinstance(source, nnx.Module) else lambda *arrays: source[0].apply(source[1], *arrays)
+    module, values = split(source)
+    if isinstance(source, nnx.Module):  # a copy in the trace, since it refuses to touch the random streams of an RNN
+        function: Any = lambda *arrays: nnx.merge(module, values)(*arrays)  # noqa: E731
+    else:
+        function = lambda *arrays: module.apply(values, *arrays)  # noqa: E731
     names = dict(zip(EXAMPLE, ("B", "T"), strict=True)) | {sum(EXAMPLE): "L", EXAMPLE[1] + 1: "S"}
     specs = [jax.ShapeDtypeStruct((*(names.get(size, size) for size in array.shape[:2]), *array.shape[2:]), array.dtype)
              for array in case.inputs(*EXAMPLE, np.random.default_rng(0))]  # fmt: skip
