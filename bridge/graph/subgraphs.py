@@ -1,4 +1,4 @@
-"""Scan and If: nodes that hold graphs. A body sees the values around it; all constants live in the main graph."""
+"""Scan, Loop and If: nodes that hold graphs. A body sees the values around it; all constants live in the main graph."""
 
 from __future__ import annotations
 
@@ -66,6 +66,36 @@ def write_scan(
         shape = result.shape or ()
         value.shape = ir.Shape(tuple(shape) if at < count else (time, *shape))
     return tuple(node.outputs[:count]), tuple(node.outputs[count:])
+
+
+def write_loop(
+    w: Writer,
+    condition: ir.Value,
+    body: Callable[[Writer, tuple[ir.Value, ...]], tuple[ir.Value, Values]],
+    states: Values,
+    name: str,
+    metadata: Mapping[str, str] | None,
+) -> tuple[ir.Value, ...]:
+    """A Loop: while the bool scalar `condition` holds, `body(writer, states) -> (condition, new states)`.
+
+    Raises:
+        UsageError: a new state has another dtype or rank than the state.
+    """
+    import onnx_ir as ir
+
+    inner = _body(w, f"{name}.body")
+    _body_input(inner, f"{name}.count", ir.TensorType(ir.DataType.INT64), ir.Shape([]))
+    _body_input(inner, f"{name}.condition", ir.TensorType(ir.DataType.BOOL), ir.Shape([]))
+    held = tuple(_body_input(inner, f"{name}.state", value.type, value.shape) for value in states)
+    goes_on, new_states = body(inner, held)
+    results = _close(inner, [goes_on, *new_states], name)
+    for at, (state, result) in enumerate(zip(states, results[1:], strict=True)):
+        _agree(w, state, result, f"Loop {name!r}, state {at}")
+    labels = [f"{name}.final{at}" for at in range(len(states))]
+    node = w.append("Loop", [None, condition, *states], name, labels, metadata, body=inner.graph)
+    for value, state in zip(node.outputs, states, strict=True):
+        value.type, value.shape = state.type, None if state.shape is None else state.shape.copy()
+    return tuple(node.outputs)
 
 
 def write_choice(
