@@ -1,4 +1,4 @@
-"""scan and cond: ONNX Scan and If whose bodies are lowered like any other jaxpr."""
+"""scan, while and cond: ONNX Scan, Loop and If whose bodies are lowered like any other jaxpr."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from bridge.errors import Unsupported
 from bridge.frameworks.flax_whole.fusing import fused
 from bridge.frameworks.flax_whole.sizes import is_symbolic
 from bridge.frameworks.flax_whole.terms import Lowering, Term, constant
@@ -132,11 +131,30 @@ def _choice(
     return c.w.choose(first, lambda b: inside(c, b, branches[0], terms, rules), rest, name=name)
 
 
-def refuse_while(c: Lowering, eqn: Any, *terms: Term) -> list[Term]:
-    """A loop that ends when the data say so."""
-    del eqn, terms
-    raise Unsupported("a while loop", where=c.path, do="write it with lax.scan, which has a fixed number of steps")
+def while_loop(c: Lowering, eqn: Any, *terms: Term, rules: Mapping[str, Rule]) -> list[Term]:
+    """lax.while_loop, and lax.fori_loop where the number of steps is a size: an ONNX Loop."""
+    from bridge.graph.subgraphs import write_loop
+
+    p = eqn.params
+    tests, bodies = p["cond_nconsts"], p["body_nconsts"]
+    for_test, for_body, carry = terms[:tests], terms[tests : tests + bodies], terms[tests + bodies :]
+    avals = [var.aval for var in p["body_jaxpr"].jaxpr.invars[bodies:]]
+    states = [c.full(term) for term in carry]
+
+    def held(values: Sequence[ir.Value]) -> list[Term]:
+        return [Term(shape=tuple(aval.shape), dtype=aval.dtype, thin=tuple(aval.shape), value=value)
+                for aval, value in zip(avals, values, strict=True)]  # fmt: skip
+
+    def body(b: Writer, values: tuple[ir.Value, ...]) -> Any:
+        new = inside(c, b, p["body_jaxpr"], [*for_body, *held(values)], rules)
+        (goes_on,) = inside(c, b, p["cond_jaxpr"], [*for_test, *held(new)], rules)
+        return goes_on, new
+
+    (begins,) = (c.full(term) for term in lower(c, p["cond_jaxpr"], [*for_test, *carry], rules))
+    name = ".".join(filter(None, (c.path, "Loop")))
+    final = write_loop(c.w, begins, body, states, name, None)
+    return [c.result(eqn, value, at=at) for at, value in enumerate(final)]
 
 
-CONTROL: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({"scan": scan, "cond": cond})
+CONTROL: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({"scan": scan, "cond": cond, "while": while_loop})
 """Rules that lower bodies, and take the table for that."""
