@@ -50,7 +50,7 @@ def export_whole(model: Model, options: ExportOptions) -> ir.Model:
 
     def flat(parameters: Sequence[Any], *arrays: Any) -> Any:
         args, kwargs = arguments.place(arrays)
-        result, state = model.call(parameters, args, kwargs, True)
+        result, state = model.call(parameters, args, kwargs)
         named = named_leaves(result)
         names[:], after[:] = named, state
         return [*named.values(), *state.values()]

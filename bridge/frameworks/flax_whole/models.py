@@ -15,6 +15,7 @@ from bridge.frameworks.flax_linen_read import bind
 from bridge.frameworks.flax_linen_read import source_name as linen_name
 from bridge.frameworks.flax_nnx_read import source_name as nnx_name
 from bridge.frameworks.flax_whole import stubs_linen, stubs_nnx
+from bridge.frameworks.flax_whole.given import given_linen, given_nnx
 from bridge.frameworks.flax_whole.stubs import symbolic_wrap
 
 
@@ -34,7 +35,11 @@ class Model:
     random: Sequence[bool]
     """Which of them are the state of random streams."""
     call: Callable[..., tuple[Any, Mapping[str, Any]]]
-    """call(parameters, args, kwargs, stubbed) -> what the model returns, and its state afterwards by path."""
+    """call(parameters, args, kwargs) -> what the model returns with the primitive in the place of its layers, and its
+    state afterwards by path."""
+    run: Callable[..., Any]
+    """run(parameters, kwargs, states, finals) -> what the model itself returns; layers named in `states` start from
+    them, and their final states go to `finals`."""
 
 
 def _dotted(path: Any) -> str:
@@ -50,11 +55,17 @@ def of_nnx(module: nnx.Module) -> Model:
                if isinstance(variable, nnx.RngState)}  # fmt: skip
     names = [_dotted(path) for path, _ in leaves]
 
-    def call(parameters: Sequence[Any], args: Any, kwargs: Any, stubbed: bool) -> tuple[Any, Mapping[str, Any]]:
+    def copied(parameters: Sequence[Any]) -> Any:
         copy = nnx.merge(definition, jax.tree_util.tree_unflatten(tree, parameters))
-        if not stubbed:
-            return copy(*args, **kwargs), {}
         stubs_nnx.name_modules(copy)
+        return copy
+
+    def run(parameters: Sequence[Any], kwargs: Any, states: Any, finals: Any) -> Any:
+        with given_nnx(states, finals):
+            return copied(parameters)(**kwargs)
+
+    def call(parameters: Sequence[Any], args: Any, kwargs: Any) -> tuple[Any, Mapping[str, Any]]:
+        copy = copied(parameters)
         with stubs_nnx.stubbed(copy), symbolic_wrap():
             result = copy(*args, **kwargs)
         kept = nnx.state(copy, nnx.Not(nnx.Any(nnx.RngState, nnx.Intermediate)))
@@ -63,7 +74,7 @@ def of_nnx(module: nnx.Module) -> Model:
 
     return Model(where=type(module).__name__, source=nnx_name(module), signature=module.__call__,
                  parameters=[leaf for _, leaf in leaves], names=names, random=[name in streams for name in names],
-                 call=call)  # fmt: skip
+                 call=call, run=run)  # fmt: skip
 
 
 def of_linen(source: tuple[nn.Module, Mapping[str, Any]]) -> Model:
@@ -72,14 +83,16 @@ def of_linen(source: tuple[nn.Module, Mapping[str, Any]]) -> Model:
     bind(source)
     leaves, tree = jax.tree_util.tree_flatten_with_path(meta.unbox(dict(variables)))
 
-    def call(parameters: Sequence[Any], args: Any, kwargs: Any, stubbed: bool) -> tuple[Any, Mapping[str, Any]]:
+    def run(parameters: Sequence[Any], kwargs: Any, states: Any, finals: Any) -> Any:
+        with given_linen(states, finals):
+            return module.apply(jax.tree_util.tree_unflatten(tree, parameters), **kwargs)
+
+    def call(parameters: Sequence[Any], args: Any, kwargs: Any) -> tuple[Any, Mapping[str, Any]]:
         own = jax.tree_util.tree_unflatten(tree, parameters)
-        if not stubbed:
-            return module.apply(own, *args, **kwargs), {}
         with stubs_linen.stubbed(), symbolic_wrap():
             return module.apply(own, *args, **kwargs), {}
 
     names = [_dotted(path[1:]) for path, _ in leaves]
     return Model(where=type(module).__name__, source=linen_name(module), signature=module.__call__,
                  parameters=[leaf for _, leaf in leaves], names=names, random=[False] * len(names),
-                 call=call)  # fmt: skip
+                 call=call, run=run)  # fmt: skip

@@ -168,6 +168,9 @@ def _started(c: Lowering, call: Call, cell: CellCall, body: Cell | ScanCell, own
     """The body with its constant initial states, or the states as values; neither where they are zeros."""
     del x
     if c.options.states == "inputs" and not call.given:
+        if f"{cell.path}.initial_h" in c.w.names[0]:
+            raise Unsupported("a layer that is called twice has no one initial state", where=cell.path,
+                              do='pass initial_carry to its calls, or export with states="zero"')  # fmt: skip
         names = ("initial_h", "initial_c")[: cell.states]
         return body, [c.w.root.input(f"{cell.path}.{name}", np.dtype(term.dtype).name, _declared(term))
                       for name, term in zip(names, own, strict=True)]  # fmt: skip
