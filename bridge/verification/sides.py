@@ -69,7 +69,7 @@ def common_options(
     Raises:
         Refused: a source that cannot be exported at all; its own error.
     """
-    if wanted is not None:
+    if wanted is not None and not (example and any(_asks_for_example(source) for source in sources)):
         return conversion.options_for(wanted)
     plain = ExportOptions()
     for options in (

@@ -94,7 +94,7 @@ def _prepare(a: object, b: object, device: Device, example: Feeds | None = None)
     live = [source for source, alive in ((a, not a_is_graph), (b, b_is_live)) if alive]
     if a_is_graph:
         model = graph.as_model(a)
-        options = sides.common_options(live, frozenset(port.name for port in Interface.of(model).inputs))
+        options = sides.common_options(live, frozenset(port.name for port in Interface.of(model).inputs), example)
     else:
         wanted = None if b_is_target or b_is_live else _input_names(b)
         options = sides.common_options(live, wanted, example)
