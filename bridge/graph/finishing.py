@@ -38,12 +38,11 @@ RANDOM: Final = ("Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform
 def tidy(model: ir.Model) -> None:
     """Fold what hangs on constants alone and remove what nobody reads; names of layers and of the ends stay.
 
-    A BatchNormalization is not folded into the convolution before it: both return with the weights that they had, and
-    onnxruntime folds them when it loads the model.
+    It is what `onnxscript.optimizer.optimize` does but for two things, so that every parameter returns as it was: a
+    BatchNormalization is not folded into the convolution before it (onnxruntime does so when it loads the model), and
+    weights that hold the same numbers by chance are not made one.
     """
     import logging
-
-    from onnxscript.optimizer import optimize
 
     log = logging.getLogger("onnxscript")
     level = log.level
@@ -52,12 +51,48 @@ def tidy(model: ir.Model) -> None:
     try:
         for node in norms:
             node.domain = HIDDEN
-        optimize(model, input_size_limit=FOLDED_SIZE, output_size_limit=FOLDED_SIZE)
+        _optimize(model)
     finally:
         log.setLevel(level)
         for node in norms:
             node.domain = ""
     _lift_constants(model)
+
+
+def _optimize(model: ir.Model) -> None:
+    """Source: onnxscript 0.7.2 onnxscript/optimizer/_optimizer.py, optimize_ir."""
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import fold_constants
+    from onnxscript.rewriter import rewrite
+
+    common.InlinePass()(model)
+    for _ in range(2):
+        folded = fold_constants(model, onnx_shape_inference=True, input_size_limit=FOLDED_SIZE,
+                                output_size_limit=FOLDED_SIZE)  # fmt: skip
+        rewrite(model)
+        if not folded.modified:
+            break
+    common.RemoveUnusedNodesPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.LiftSubgraphInitializersToMainGraphPass()(model)
+    _share_indices(model)
+    for each in (common.CommonSubexpressionEliminationPass(), common.OutputFixPass(), common.NameFixPass()):
+        each(model)
+
+
+def _share_indices(model: ir.Model) -> None:
+    """Make one of equal shapes, axes and indices; never of weights."""
+    from onnx_ir.convenience import replace_all_uses_with
+
+    first: dict[tuple[Any, ...], ir.Value] = {}
+    for name, value in list(model.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype.is_floating_point() or tensor.size > SHOWN_SIZE or value.is_graph_output():
+            continue
+        same = first.setdefault((tensor.dtype, tuple(tensor.shape), tensor.tobytes()), value)
+        if same is not value and not value.is_graph_input():
+            replace_all_uses_with(value, same)
+            model.graph.initializers.pop(name)
 
 
 def name_outputs(model: ir.Model, names: Sequence[str]) -> None:

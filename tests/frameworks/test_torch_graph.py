@@ -183,6 +183,12 @@ def test_changed_code_is_not_exported_as_the_old_one_and_not_pickled(imported: A
             call()
 
 
+def test_fresh_norms_that_hold_the_same_ones_stay_apart() -> None:
+    module = nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 3), nn.LayerNorm(3)).eval()
+    back = bridge.to_torch(bridge.to_onnx(module, example=(np.ones((2, 3), np.float32),)))
+    assert back.state_dict().keys() == module.state_dict().keys()
+
+
 def test_negative_rows_of_an_embedding_count_from_the_end(imported: Any) -> None:
     assert torch.equal(imported(tokens() - 7), imported(tokens()))
 
