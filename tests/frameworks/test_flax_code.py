@@ -216,6 +216,34 @@ def test_every_reduction_and_layer(tmp_path: Path) -> None:
     assert "use_bias=False" in text
 
 
+def test_every_pooling(tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    x = w.input("x", "float32", ["batch", 3, 9, 8])
+    signal = w.op("Squeeze", w.op("Slice", x, w.constant([0]), w.constant([1]), w.constant([2])), w.constant([2]))
+    made = {
+        "max": w.op("MaxPool", x, kernel_shape=[3, 2]),
+        "padded": w.op("MaxPool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 0], strides=[2, 1]),
+        "same": w.op("MaxPool", signal, kernel_shape=[3], auto_pad="SAME_UPPER", strides=[2]),
+        "mean": w.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]),
+        "inside": w.op("AveragePool", signal, kernel_shape=[3], pads=[1, 1]),
+        "counted": w.op("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
+        "all": w.op("GlobalAveragePool", x), "most": w.op("GlobalMaxPool", signal),
+    }  # fmt: skip
+    for name, value in made.items():
+        w.output(value, f"y_{name}")
+    text = code_of(w.model(), tmp_path / "code")
+    assert text.count("nnx.max_pool(") == 3
+    assert text.count("nnx.avg_pool(") == 3
+
+
+def test_a_pool_that_flax_has_no_place_for_is_refused(tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    x = w.input("x", "float32", ["batch", 3, 9])
+    w.output(w.op("MaxPool", x, kernel_shape=[2], ceil_mode=1), "y")
+    with pytest.raises(Unsupported, match="windows that reach over the end"):
+        write_code(w.model(), tmp_path / "code")
+
+
 def test_every_emitter_belongs_to_an_operator_that_bridge_carries() -> None:
     assert set(EMITTERS) <= {(domain, op) for domain, op, _ in HANDLERS}
 

@@ -79,7 +79,7 @@ def conv(site: Site, X: Operand, W: Operand, B: Operand = None, *, auto_pad: Any
     def make() -> object:
         arguments = [str(W.shape[1] * group), str(W.shape[0]), _tuple(W.shape[2:])]
         arguments += [f"strides={_tuple(strides)}"] if strides and set(strides) != {1} else []
-        arguments += [f"padding={_padding(site, auto_pad, pads or [0] * 2 * space)}"]
+        arguments += [f"padding={padding_text(site, auto_pad, pads or [0] * 2 * space)}"]
         arguments += [f"kernel_dilation={_tuple(dilations)}"] if dilations and set(dilations) != {1} else []
         arguments += [f"feature_group_count={group}"] if group != 1 else []
         arguments += ["use_bias=False"] if B is None else []
@@ -89,33 +89,35 @@ def conv(site: Site, X: Operand, W: Operand, B: Operand = None, *, auto_pad: Any
     attributes = (auto_pad, dilations, group, pads, strides)
     layer: Any = site.code.shared(("nnx.Conv", *site.inputs[1:3], attributes), make)
     last = site.code.view(X, (0, *range(2, space + 2), 1))
-    dims = _conv_dims(last.dims, W, strides or [1] * space, dilations or [1] * space, pads or [0] * 2 * space, auto_pad)
+    dims = window_dims(last.dims, W.shape[2:], strides or [1] * space, dilations or [1] * space,
+                       pads or [0] * 2 * space, auto_pad, int(W.shape[0]))  # fmt: skip
     y = site.code.assign(f"{layer_call(layer)}({site.ref(last)})", dims, site.dtype())
     return site.code.view(y, (0, space + 1, *range(1, space + 1)))
 
 
-def _conv_dims(dims: Dims, W: np.ndarray, strides: Sequence[int], dilations: Sequence[int], pads: Sequence[int],
-               auto_pad: Any) -> Dims:  # fmt: skip
-    """Sizes of the output, channels last; an axis that keeps its size keeps its symbol."""
+def window_dims(dims: Dims, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
+                pads: Sequence[int], auto_pad: Any, channels: int | str) -> Dims:  # fmt: skip
+    """Sizes after a window of `kernel` over `dims`, channels last; an axis that keeps its size keeps its symbol."""
     if dims is None:
         return None
     spatial: list[int | str] = []
     for at, dim in enumerate(dims[1:-1]):
-        lost = (W.shape[2 + at] - 1) * dilations[at] - pads[at] - pads[at + len(strides)]
+        lost = (kernel[at] - 1) * dilations[at] - pads[at] - pads[at + len(strides)]
         if auto_pad not in ("NOTSET", b"NOTSET"):
             spatial.append("?")
         elif isinstance(dim, int):
             spatial.append((dim - lost - 1) // strides[at] + 1)
         else:
             spatial.append(dim if lost == 0 and strides[at] == 1 else "?")
-    return (dims[0], *spatial, int(W.shape[0]))
+    return (dims[0], *spatial, channels)
 
 
 def _tuple(sizes: Sequence[int]) -> str:
     return shape_text([int(each) for each in sizes])
 
 
-def _padding(site: Site, auto_pad: Any, pads: Sequence[int]) -> str:
+def padding_text(site: Site, auto_pad: Any, pads: Sequence[int], *, pairs_only: bool = False) -> str:
+    """ONNX's padding as Flax takes it: a name, pairs of (before, after), or, unless `pairs_only`, one number."""
     name = auto_pad.decode() if isinstance(auto_pad, bytes) else auto_pad
     if name == "SAME_LOWER":
         site.refuse("auto_pad SAME_LOWER")
@@ -125,7 +127,7 @@ def _padding(site: Site, auto_pad: Any, pads: Sequence[int]) -> str:
     pairs = list(zip(pads[:half], pads[half:], strict=True))
     if not any(pads):
         return '"VALID"'
-    return str(pads[0]) if len(set(pads)) == 1 else f"[{', '.join(map(str, pairs))}]"
+    return str(pads[0]) if len(set(pads)) == 1 and not pairs_only else f"[{', '.join(map(str, pairs))}]"
 
 
 @emits("BatchNormalization")

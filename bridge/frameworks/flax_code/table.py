@@ -8,6 +8,7 @@ from bridge.frameworks.flax_code import (
     emit_elementwise,
     emit_indexing,
     emit_layers,
+    emit_pooling,
     emit_recurrent,
     emit_reduction,
     emit_shape,
@@ -15,6 +16,6 @@ from bridge.frameworks.flax_code import (
 from bridge.frameworks.flax_code.registry import build_table
 
 EMITTERS: Final = build_table(
-    (emit_elementwise, emit_indexing, emit_layers, emit_recurrent, emit_reduction, emit_shape)
+    (emit_elementwise, emit_indexing, emit_layers, emit_pooling, emit_recurrent, emit_reduction, emit_shape)
 )
 """(domain, operator) -> emitter."""
