@@ -75,6 +75,21 @@ def _folded(x: Any) -> Any:
 
 
 @contextmanager
+def without_xla() -> Iterator[None]:
+    """`tf.function` without XLA, by which Keras compiles grouped convolutions on a CPU and hides them."""
+    kept = tf.function
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return kept(*args, **{**kwargs, "jit_compile": None})
+
+    tf.function = function
+    try:
+        yield
+    finally:
+        tf.function = kept
+
+
+@contextmanager
 def plain_signbit() -> Iterator[None]:
     """Keras' signbit, which argmax asks about zeros, without the Bitcast that ONNX lacks; 1 / -0 is negative."""
     from keras.src.backend.tensorflow import numpy as functions

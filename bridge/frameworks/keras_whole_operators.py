@@ -38,12 +38,23 @@ def _where_bool(graph: Any, node: Any) -> None:
 
 def erfc(graph: Any, node: Any, _name: str, _args: Any) -> None:
     """1 - erf(x), which tf2onnx lacks: GELU on TensorFlow is written with it."""
-    one = graph.make_const(tf2onnx.utils.make_name(node.name), np.array(1, tf2onnx.utils.map_onnx_to_numpy_type(
-        graph.get_dtype(node.output[0])))).output[0]  # fmt: skip
-    inner = graph.make_node("Erf", [node.input[0]], op_name_scope=node.name).output[0]
+    _less_one(graph, node, "Erf", of_one=True)
+
+
+def expm1(graph: Any, node: Any, _name: str, _args: Any) -> None:
+    """exp(x) - 1, which tf2onnx lacks: CELU on TensorFlow is written with it."""
+    _less_one(graph, node, "Exp", of_one=False)
+
+
+def _less_one(graph: Any, node: Any, operator: str, *, of_one: bool) -> None:
+    """1 - operator(x), or operator(x) - 1."""
     shape, dtype, outputs = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0]), list(node.output)
+    number = np.array(1, tf2onnx.utils.map_onnx_to_numpy_type(dtype))
+    one = graph.make_const(tf2onnx.utils.make_name(node.name), number).output[0]
+    inner = graph.make_node(operator, [node.input[0]], op_name_scope=node.name).output[0]
     graph.remove_node(node.name)
-    graph.make_node("Sub", [one, inner], outputs=outputs, name=node.name, shapes=[shape], dtypes=[dtype])
+    pair = [one, inner] if of_one else [inner, one]
+    graph.make_node("Sub", pair, outputs=outputs, name=node.name, shapes=[shape], dtypes=[dtype])
 
 
 def _column(rank: int) -> Any:

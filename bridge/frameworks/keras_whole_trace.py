@@ -19,8 +19,8 @@ from bridge.errors import Unsupported
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_whole_calls import replaced
 from bridge.frameworks.keras_whole_inputs import Signature, named_outputs
-from bridge.frameworks.keras_whole_layers import plain_signbit, rewritten, told
-from bridge.frameworks.keras_whole_operators import complaints_of, erfc, loops_as_they_are, where
+from bridge.frameworks.keras_whole_layers import plain_signbit, rewritten, told, without_xla
+from bridge.frameworks.keras_whole_operators import complaints_of, erfc, expm1, loops_as_they_are, where
 
 OPSET: Final = 18
 """The newest that tf2onnx 1.17.0 writes."""
@@ -86,7 +86,7 @@ def trace(model: Any, signature: Signature, plain: Sequence[int] = ()) -> Traced
     for shapes in signature.shapes:
         stubs = Stubs(model, plain)
         try:
-            with replaced(stubs.calls()), plain_signbit():
+            with replaced(stubs.calls()), plain_signbit(), without_xla():
                 return _traced(model, signature, shapes, stubs)
         except FAILURES as error:
             errors.append(error)
@@ -112,7 +112,7 @@ def _traced(model: Any, signature: Signature, shapes: Sequence[Sequence[int | No
         proto, _ = tf2onnx.convert.from_function(
             function, input_signature=specs, opset=min(OPSET, signature.opset),
             custom_op_handlers={"PyFunc": (stubs.convert, []), "Select": (where, []), "SelectV2": (where, []),
-                                "Erfc": (erfc, [])},
+                                "Erfc": (erfc, []), "Expm1": (expm1, [])},
             extra_opset=[tf2onnx.utils.make_opsetid(STUB[0], 1)],
         )  # fmt: skip
     return Traced(proto.SerializeToString(), stubs.made, [list(shape) for shape in shapes], names, outputs, constants,

@@ -194,6 +194,27 @@ class Chooser(layers.Layer):
         return self.rnn(-x)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class OwnCell(layers.Layer):
+    """A cell of the caller's own: a residual unit."""
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = self.state_size = self.output_size = units
+
+    def build(self, shape: Any) -> None:
+        self.kernel = self.add_weight(shape=(shape[-1], self.units), name="kernel")
+        self.recurrent = self.add_weight(shape=(self.units, self.units), name="recurrent")
+        self.built = True
+
+    def call(self, x: Any, states: Any) -> Any:
+        h = keras.ops.tanh(x @ self.kernel + states[0] @ self.recurrent) + 0.5 * states[0]
+        return h, [h]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "units": self.units}
+
+
 def tagged(name: str, make: Callable[[], Any]) -> list[Case]:
     """One layer with sequences under a head, and its last output under a head."""
     return [
@@ -467,7 +488,24 @@ def other() -> list[Case]:
         return keras.Sequential([keras.Input((None, INPUTS)), layers.LSTM(UNITS, dtype="mixed_float16"),
                                  layers.Dense(2)])  # fmt: skip
 
+    def labelled() -> keras.Model:
+        x = keras.Input((None, INPUTS))
+        y = layers.GRU(UNITS, return_sequences=True)(layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[1, 2, 3])(x))
+        return keras.Model(x, [y, keras.ops.argmax(y, -1), x])
+
     return [
+        Case("cell of the caller's own", lambda: sequential(
+            layers.LSTM(4, return_sequences=True), layers.RNN(OwnCell(UNITS), return_sequences=True), head()),
+             sequences, 1),
+        Case("masked cell of the caller's own", lambda: sequential(
+            layers.Masking(-1.0), layers.Bidirectional(layers.RNN(OwnCell(UNITS), return_sequences=True)), head()),
+             holes, 0),
+        Case("activation of the caller's own", lambda: sequential(
+            layers.GRU(UNITS, activation=lambda x: x / (1 + abs(x))), head()), sequences, 0),
+        Case("grouped Conv1D, celu", lambda: sequential(
+            layers.Conv1D(4, 2), layers.Activation("celu"), layers.Conv1D(6, 3, groups=2, padding="same"),
+            layers.GRU(UNITS), head()), sequences, 1),
+        Case("labels and the input itself", labelled, sequences, 1),
         Case("opset 17", lambda: sequential(layers.LSTM(UNITS, return_sequences=True), head()), sequences, 1,
              options=(("opset", 17),)),
         Case("opset 22", lambda: sequential(layers.Conv1D(3, 2, padding="same"), layers.GRU(UNITS), head()), sequences,
