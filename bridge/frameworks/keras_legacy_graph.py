@@ -119,7 +119,7 @@ class _Functional:
         """The model, its layers' weights in the order of the file."""
         import keras
 
-        calls = {}
+        calls: dict[str, list[list[Any]]] = {}
         for entry in self._config["layers"]:
             config = _config_of(entry, self._scope)
             name = str(entry.get("name") or config.get("name"))
@@ -150,7 +150,11 @@ class _Functional:
 
     def _run(self, calls: dict[str, list[list[Any]]]) -> None:
         """Every call as soon as what it reads is there."""
-        waiting = [(name, at, node) for name, nodes in calls.items() for at, node in enumerate(nodes)]
+        read = {key for nodes in calls.values() for node in nodes for key in _reads(node)}
+        read |= {(one[0], one[1]) for one in _references(self._config.get("output_layers"))}
+        # The first call of a model inside was the one that made it, which no file lists: the others count from 1.
+        first = {name: int(bool(self._layers[name].children) and (name, 0) not in read) for name in calls}
+        waiting = [(name, at + first[name], node) for name, nodes in calls.items() for at, node in enumerate(nodes)]
         while waiting:
             ready = [call for call in waiting if all(key in self._values for key in _reads(call[2]))]
             if not ready:
@@ -207,9 +211,13 @@ def _reads(node: Sequence[Any]) -> Iterator[tuple[str, int]]:
     """The calls whose outputs a call takes, by its arguments too."""
     given = node[0][3] if len(node[0]) > 3 and isinstance(node[0][3], dict) else {}
     for value in (*node, *given.values()):
-        for one in [value] if _is_reference(value) else value if isinstance(value, list) else []:
-            if _is_reference(one):
-                yield one[0], one[1]
+        yield from ((one[0], one[1]) for one in _references(value))
+
+
+def _references(value: Any) -> list[Any]:
+    """One reference, those of a list or those of a dict."""
+    listed = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [value] if _is_reference(value) else [one for one in listed if _is_reference(one)]
 
 
 # ---------------------------------------------------------------------- one call

@@ -20,7 +20,7 @@ SAME_ACTIVATIONS: Final = (
 INERT: Final = (
     "batch_input_shape", "batch_shape", "input_shape", "input_dtype", "input_length", "implementation",
     "unit_forget_bias", "noise_shape", "seed", "activity_regularizer", "fused", "renorm_clipping", "renorm_momentum",
-    "build_config",
+    "build_config", "query_shape", "key_shape", "value_shape",
 )  # fmt: skip
 """Options that change no number in inference, or that Keras 3 reads off the data."""
 
@@ -28,9 +28,13 @@ INERT_SUFFIXES: Final = ("_initializer", "_regularizer", "_constraint")
 
 INERT_WHERE_FALSE: Final = (
     "sparse", "ragged", "renorm", "virtual_batch_size", "adjustment", "num_constants", "causal", "reverse_state_order",
-    "time_major",
+    "time_major", "softmax_robust_masking",
 )  # fmt: skip
 """Options that Keras 3 has no place for, and that do nothing when they are not set."""
+
+NEUTRAL: Final[Mapping[str, Any]] = MappingProxyType({"groups": 1, "unroll": False})
+"""Options of all convolutions, or of all recurrent layers, in Keras 2, with the value that does nothing in those that
+have them no more."""
 
 RENAMED: Final = MappingProxyType({("LeakyReLU", "alpha"): "negative_slope"})
 
@@ -76,6 +80,8 @@ def options_of(cls: type, config: Mapping[str, Any], scope: Scope) -> dict[str, 
             found[key] = _dtype(value, where)
         elif key in ("activation", "recurrent_activation"):
             found[key] = _activation(value, key, name, scope)
+        elif key not in known and (key == "trainable" or (key in NEUTRAL and value == NEUTRAL[key])):
+            continue
         elif key not in known:
             raise Unsupported(f"{kind} has no option {key!r} in Keras 3", where=where, got=repr(value)[:80])
         elif value is not None or key != "data_format":
@@ -89,10 +95,13 @@ def safe_name(name: str) -> str:
 
 
 def _parameters(cls: type) -> frozenset[str]:
-    """The named arguments of a layer's constructor, and those of every layer."""
-    named = (p.name for p in inspect.signature(cls).parameters.values()
-             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self")  # fmt: skip
-    return frozenset({*named, "name", "trainable", "dtype"})
+    """The named arguments of a layer's constructor, and those that it hands on."""
+    parameters = inspect.signature(cls).parameters.values()
+    named = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        named |= {"name", "trainable", "dtype"}
+        named |= {"zero_output_for_mask"} if hasattr(cls, "inner_loop") else set()  # what all recurrent layers take
+    return frozenset(named)
 
 
 def _dtype(value: Any, where: str) -> str | None:

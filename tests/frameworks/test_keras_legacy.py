@@ -248,7 +248,7 @@ def test_reset_after_is_what_the_file_says(reset_after: bool | None, rng: np.ran
     )
 
 
-def encoder_decoder(rng: np.random.Generator, nested: bool) -> tuple[dict[str, Any], Weights, Any]:
+def encoder_decoder(rng: np.random.Generator, nested: int | None) -> tuple[dict[str, Any], Weights, Any]:
     """Two inputs, states handed over, a shared layer called twice, `/` in names; perhaps in a model inside a model."""
     common = {"units": UNITS, "activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True}
     layers = [
@@ -272,13 +272,13 @@ def encoder_decoder(rng: np.random.Generator, nested: bool) -> tuple[dict[str, A
         decoded = lstm(right, arrays["dec/lstm"], h=h, c=c)
         return [np.tanh(dense(decoded, arrays["shared"])), np.tanh(dense(h, arrays["shared"]))]
 
-    if not nested:
+    if nested is None:
         return document, weights, expected
     document["config"]["name"] = "inner"
     outer = [source("a", None, INPUTS), source("b", None, INPUTS),
              {**document, "name": "inner", "inbound_nodes": [[ref("a"), ref("b")]]}]  # fmt: skip
     held = {key: value for one in weights.values() for key, value in one.items()}
-    return functional(outer, ["a", "b"], ["inner", ["inner", 0, 1]]), {"inner": held}, expected
+    return functional(outer, ["a", "b"], [["inner", nested, 0], ["inner", nested, 1]]), {"inner": held}, expected
 
 
 def final_c(x: np.ndarray, arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -286,8 +286,10 @@ def final_c(x: np.ndarray, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return evaluate(cell, np.moveaxis(x, 1, 0))[2][0]
 
 
-@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
-def test_a_functional_model_with_states_handed_over(nested: bool, rng: np.random.Generator, tmp_path: Path) -> None:
+@pytest.mark.parametrize("nested", [None, 0, 1], ids=["flat", "nested", "nested, counted from 1"])
+def test_a_functional_model_with_states_handed_over(
+    nested: int | None, rng: np.random.Generator, tmp_path: Path
+) -> None:
     document, weights, expected = encoder_decoder(rng, nested)
     path = write(tmp_path / "m.h5", document, weights)
     left, right = sequence(rng), sequence(rng)
@@ -363,7 +365,7 @@ def test_layers_around_the_recurrence_keep_their_options(rng: np.random.Generato
         entry("Embedding", "embed", [[ref("ids")]], input_dim=7, output_dim=INPUTS, mask_zero=False,
               batch_input_shape=[99, None], input_length=12),
         entry("SeparableConv1D", "conv", [[ref("embed")]], filters=5, kernel_size=[3], strides=[1], padding="same",
-              dilation_rate=[1], depth_multiplier=1, activation="linear", use_bias=True),
+              dilation_rate=[1], depth_multiplier=1, groups=1, activation="linear", use_bias=True),
         entry("LeakyReLU", "leaky", [[ref("conv")]], alpha=0.25),
         entry("SimpleRNN", "rnn", [[ref("leaky")]], units=UNITS, activation="relu", return_sequences=True),
         entry("GlobalMaxPooling1D", "pool", [[ref("rnn")]], data_format="channels_last"),
