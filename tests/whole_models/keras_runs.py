@@ -18,12 +18,12 @@ import onnx
 import bridge
 from bridge.errors import BridgeError
 from bridge.frameworks import keras as door
-from tests.whole_models.keras_cases import EXAMPLE, OTHERS, Case
+from tests.whole_models.keras_cases import EXAMPLE, OTHERS, Case, all_cases
 from tests.whole_models.verdict import Run, Verdict, count, judge
 
 PEER = "tf2onnx"
 
-__all__ = ["PEER", "built", "count", "export", "outputs", "peer", "run"]
+__all__ = ["PEER", "all_cases", "built", "count", "export", "outputs", "peer", "run"]
 
 
 Sizes = Sequence[tuple[int, int]]
