@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
 from typing import Any, Final
 
 import keras
@@ -104,13 +105,13 @@ def _traced(model: Any, signature: Signature, shapes: Sequence[Sequence[int | No
 
     specs = [tf.TensorSpec(shape, dtype, name=f"bridge.input.{at}")
              for at, (shape, dtype) in enumerate(zip(shapes, signature.dtypes, strict=True))]  # fmt: skip
-    function = tf.function(run, autograph=False)
-    concrete = function.get_concrete_function(*specs)
+    concrete = tf.function(run, autograph=False).get_concrete_function(*specs)
+    traced = SimpleNamespace(get_concrete_function=lambda *_: concrete)  # tf2onnx would trace once more
     outputs = [_dims(value.shape) for value in concrete.outputs]
     constants = {inner.name: outer.numpy() for outer, inner in concrete.graph.captures if outer.dtype != tf.resource}
     with complaints_of() as complaints, loops_as_they_are():
         proto, _ = tf2onnx.convert.from_function(
-            function, input_signature=specs, opset=min(OPSET, signature.opset),
+            traced, input_signature=specs, opset=min(OPSET, signature.opset),
             custom_op_handlers={"PyFunc": (stubs.convert, []), "Select": (where, []), "SelectV2": (where, []),
                                 "Erfc": (erfc, []), "Expm1": (expm1, [])},
             extra_opset=[tf2onnx.utils.make_opsetid(STUB[0], 1)],
