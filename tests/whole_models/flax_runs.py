@@ -119,7 +119,7 @@ def peer(case: Case) -> Verdict:
     source = built(case)
     module, values = split(source)
     if isinstance(source, nnx.Module):  # a copy in the trace, since it refuses to touch the random streams of an RNN
-        function: Any = lambda *arrays: nnx.merge(module, values)(*arrays)  # noqa: E731
+        function: Any = lambda *arrays: nnx.merge(module, jax.tree.map(lambda leaf: leaf, values))(*arrays)  # noqa: E731
     else:
         function = lambda *arrays: module.apply(values, *arrays)  # noqa: E731
     names = dict(zip(EXAMPLE, ("B", "T"), strict=True)) | {sum(EXAMPLE): "L", EXAMPLE[1] + 1: "S"}

@@ -32,11 +32,11 @@ def given_nnx(states: States, finals: dict[str, Any]) -> Iterator[None]:
         finals.update(_named(path, carry))
         return (carry, y) if wanted else y
 
-    nnx.RNN.__call__ = call  # type: ignore[method-assign]
+    nnx.RNN.__call__ = call
     try:
         yield
     finally:
-        nnx.RNN.__call__ = original  # type: ignore[method-assign]
+        nnx.RNN.__call__ = original
     _check_used(states, finals)
 
 

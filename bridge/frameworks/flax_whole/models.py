@@ -16,7 +16,7 @@ from bridge.frameworks.flax_linen_read import source_name as linen_name
 from bridge.frameworks.flax_nnx_read import source_name as nnx_name
 from bridge.frameworks.flax_whole import stubs_linen, stubs_nnx
 from bridge.frameworks.flax_whole.given import given_linen, given_nnx
-from bridge.frameworks.flax_whole.stubs import symbolic_wrap
+from bridge.frameworks.flax_whole.stubs import symbolic_pads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def of_nnx(module: nnx.Module) -> Model:
 
     def call(parameters: Sequence[Any], args: Any, kwargs: Any) -> tuple[Any, Mapping[str, Any]]:
         copy = copied(parameters)
-        with stubs_nnx.stubbed(copy), symbolic_wrap():
+        with stubs_nnx.stubbed(copy), symbolic_pads():
             result = copy(*args, **kwargs)
         kept = nnx.state(copy, nnx.Not(nnx.Any(nnx.RngState, nnx.Intermediate)))
         after = jax.tree_util.tree_flatten_with_path(kept)[0]
@@ -89,7 +89,7 @@ def of_linen(source: tuple[nn.Module, Mapping[str, Any]]) -> Model:
 
     def call(parameters: Sequence[Any], args: Any, kwargs: Any) -> tuple[Any, Mapping[str, Any]]:
         own = jax.tree_util.tree_unflatten(tree, parameters)
-        with stubs_linen.stubbed(), symbolic_wrap():
+        with stubs_linen.stubbed(), symbolic_pads():
             return module.apply(own, *args, **kwargs), {}
 
     names = [_dotted(path[1:]) for path, _ in leaves]

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
+from jax.interpreters import batching
 
 from bridge.cell import Cell
 from bridge.errors import Unsupported
@@ -86,6 +89,41 @@ def _shapes(x: Any, *others: Any, call: Call) -> list[Any]:
 
 
 recurrence_p.def_abstract_eval(_shapes)
+
+
+def _batched(operands: Sequence[Any], axes: Sequence[Any], *, call: Call) -> tuple[list[Any], list[int]]:
+    """Under vmap: a larger batch, or one call for each row of the mapped axis where its weights are its own."""
+    rows = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
+    moving = 1 + int(call.has_lengths) + call.states
+    if all(axis is None for axis in axes[moving:]):
+        return _folded(operands, axes, rows, moving, call)
+    found = [recurrence_p.bind(*(x if axis is None else lax.index_in_dim(x, at, axis, keepdims=False)
+                                 for x, axis in zip(operands, axes, strict=True)), call=call)
+             for at in range(int(rows))]  # fmt: skip
+    stacked = [jnp.stack(values) for values in zip(*found, strict=True)]
+    return stacked, [0] * len(stacked)
+
+
+def _folded(operands: Sequence[Any], axes: Sequence[Any], rows: Any, moving: int, call: Call
+            ) -> tuple[list[Any], list[int]]:  # fmt: skip
+    """The mapped axis before the batch, and one with it."""
+    places = [1 if call.time_major else 0, *[0] * (moving - 1)]
+    folded = []
+    for x, axis, place in zip(operands[:moving], axes, places, strict=False):
+        if axis is None:
+            spread = jnp.broadcast_to(jnp.expand_dims(x, place), (*x.shape[:place], rows, *x.shape[place:]))
+        else:
+            spread = jnp.moveaxis(x, axis, place)
+        shape = spread.shape
+        folded.append(spread.reshape(*shape[:place], shape[place] * shape[place + 1], *shape[place + 2 :]))
+    found = recurrence_p.bind(*folded, *operands[moving:], call=call)
+    outputs = len(found) - call.states
+    ends = [places[0]] * outputs + [0] * call.states
+    split = [y.reshape(*y.shape[:at], rows, -1, *y.shape[at + 1 :]) for y, at in zip(found, ends, strict=True)]
+    return split, ends
+
+
+batching.primitive_batchers[recurrence_p] = _batched
 
 
 def lower_recurrence(c: Lowering, eqn: Any, *terms: Term) -> list[Term]:
@@ -177,7 +215,8 @@ def _started(c: Lowering, call: Call, cell: CellCall, body: Cell | ScanCell, own
     if all(term.is_zeros for term in own):
         return body, None
     if all(term.is_constant and term.thin[0] == 1 for term in own) and isinstance(body, (Cell, ActivatedCell)):
-        arrays = [np.asarray(term.array)[None].astype(body.dtype) for term in own]
+        rows = [np.broadcast_to(term.array, (1, *term.shape[1:])) for term in own]
+        arrays = [row[None].astype(body.dtype) for row in rows]
         initial = {"initial_h": arrays[0], "initial_c": arrays[1] if len(arrays) == 2 else None}
         if isinstance(body, Cell):
             return replace(body, **initial), None  # type: ignore[arg-type]

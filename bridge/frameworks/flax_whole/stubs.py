@@ -145,17 +145,16 @@ DROPS, BATCH = "drops values at random", "takes the statistics of the batch"
 
 
 @contextmanager
-def symbolic_wrap() -> Iterator[None]:
-    """For the time of a trace, jnp.pad wraps around axes of symbolic size too, which JAX itself refuses."""
+def symbolic_pads() -> Iterator[None]:
+    """For the time of a trace, jnp.pad wraps and reflects on axes of symbolic size too, which JAX itself refuses."""
     original = jnp.pad
 
     def pad(array: Any, pad_width: Any, mode: Any = "constant", **options: Any) -> Any:
-        if mode != "wrap" or is_static(array.shape):
+        if mode not in ("wrap", "reflect") or is_static(array.shape) or options:
             return original(array, pad_width, mode, **options)
         for axis, (low, high) in enumerate(pad_width):
             if low or high:
-                size = array.shape[axis]
-                array = jnp.take(array, (jnp.arange(size + low + high) - low) % size, axis=axis, mode="clip")
+                array = _turned_in(array, axis, low, high, mode)
         return array
 
     jnp.pad = pad
@@ -163,3 +162,15 @@ def symbolic_wrap() -> Iterator[None]:
         yield
     finally:
         jnp.pad = original
+
+
+def _turned_in(array: Any, axis: int, low: int, high: int, mode: str) -> Any:
+    size = array.shape[axis]
+    at = jnp.arange(size + low + high) - low
+    if mode == "wrap":
+        at = at % size
+    else:
+        period = jnp.maximum(2 * size - 2, 1)
+        at = at % period
+        at = jnp.minimum(at, period - at)
+    return jnp.take(array, at, axis=axis, mode="clip")

@@ -7,7 +7,7 @@ are equal in the example become one symbol: batches first, then times, then any.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -66,22 +66,16 @@ def trace(
         UsageError: `dynamic` names an input or an axis that the example does not have.
     """
     asked = _asked(inputs, dynamic)
-    first: Exception | None = None
-    for symbolic in _candidates(inputs, asked):
-        try:
-            jaxpr = jax.make_jaxpr(function)(parameters, *symbolic.specs(inputs))
-        except FAILURES as error:
-            first = first or error
-            continue
-        if len(set(symbolic.names.values())) < len(symbolic.names):
-            symbolic, jaxpr = _loosened(function, parameters, inputs, symbolic, asked, jaxpr)
-        fixed = [(each.name, axis, each.shape[axis]) for at, each in enumerate(inputs) if each.name not in asked.named
-                 for axis in range(min(2, len(each.shape))) if (at, axis) not in symbolic.names]  # fmt: skip
-        return Traced(jaxpr=jaxpr, symbolic=symbolic, fixed=fixed)
-    if first is None:
-        raise Unsupported("nothing to trace", where=where)
-    raise Unsupported("JAX cannot trace the model with these inputs", where=where, got=_short(first),
-                      do=_advice(first)) from first  # fmt: skip
+    tracer = _Tracer(function, parameters, inputs, asked)
+    found = tracer.freest()
+    if found is None:
+        error = tracer.errors[-1]
+        raise Unsupported("JAX cannot trace the model with these inputs", where=where, got=_short(error),
+                          do=_advice(error)) from error  # fmt: skip
+    symbolic, jaxpr = tracer.loosened(*found)
+    fixed = [(each.name, axis, each.shape[axis]) for at, each in enumerate(inputs) if each.name not in asked.named
+             for axis in range(min(2, len(each.shape))) if (at, axis) not in symbolic.names]  # fmt: skip
+    return Traced(jaxpr=jaxpr, symbolic=symbolic, fixed=fixed)
 
 
 def _short(error: Exception) -> str:
@@ -133,8 +127,8 @@ def _asked(inputs: Sequence[Input], dynamic: object) -> _Asked:
     return _Asked(names=names, constraints=tuple(dict.fromkeys(constraints)), named=frozenset(dynamic))
 
 
-def _candidates(inputs: Sequence[Input], asked: _Asked) -> Iterator[Symbolic]:
-    """Assignments of symbols, the freest first."""
+def _levels(inputs: Sequence[Input], asked: _Asked) -> list[tuple[Group, ...]]:
+    """Which axes share a symbol: none, those axes 0 that are equal in the example, axes 1 too, any."""
     free = [(at, axis) for at, each in enumerate(inputs) if each.name not in asked.named
             for axis in range(min(2, len(each.shape)))]  # fmt: skip
 
@@ -147,24 +141,13 @@ def _candidates(inputs: Sequence[Input], asked: _Asked) -> Iterator[Symbolic]:
         lambda place: (place[1], size(place)),
         size,
     ]
-    seen: set[Any] = set()
-    levels = []
+    levels: dict[tuple[Group, ...], None] = {}
     for key in keys:
         grouped: dict[Any, list[Axis]] = {}
         for place in free:
             grouped.setdefault(key(place), []).append(place)
-        groups = tuple(tuple(group) for group in grouped.values())
-        if groups not in seen:
-            seen.add(groups)
-            levels.append(groups)
-    for groups in levels:
-        yield _assigned(inputs, groups, asked)
-    for groups in levels[::-1]:
-        for at in reversed(range(len(groups))):
-            yield _assigned(inputs, groups[:at] + groups[at + 1 :], asked)
-    for group in levels[-1] if len(levels[-1]) > 2 else ():
-        yield _assigned(inputs, (group,), asked)
-    yield _assigned(inputs, (), asked)
+        levels[tuple(tuple(group) for group in grouped.values())] = None
+    return list(levels)
 
 
 def _assigned(inputs: Sequence[Input], groups: Sequence[Group], asked: _Asked) -> Symbolic:
@@ -172,7 +155,7 @@ def _assigned(inputs: Sequence[Input], groups: Sequence[Group], asked: _Asked) -
     taken = set(names.values())
     for group in sorted(groups, key=lambda group: len({axis for _, axis in group}) < 2):
         axes = {axis for _, axis in group}
-        own = f"{re.sub(r'[^0-9A-Za-z_]', '_', inputs[group[0][0]].name)}_{'time' if axes == {1} else 'batch'}"
+        own = f"{_identifier(inputs[group[0][0]].name)}_{'time' if axes == {1} else 'batch'}"
         wanted = [*(("time", "batch") if axes == {1} else ("batch", "time")), own]
         label = next((name for name in wanted if name not in taken), f"{own}_{len(taken)}")
         taken.add(label)
@@ -180,20 +163,64 @@ def _assigned(inputs: Sequence[Input], groups: Sequence[Group], asked: _Asked) -
     return Symbolic(names=names, constraints=asked.constraints)
 
 
-def _loosened(function: Any, parameters: Any, inputs: Sequence[Input], symbolic: Symbolic, asked: _Asked, jaxpr: Any
-              ) -> tuple[Symbolic, Any]:  # fmt: skip
-    """Equal sizes of the example that the model does not need to be equal get symbols of their own again."""
-    for place, label in list(symbolic.names.items()):
-        sharing = [other for other, name in symbolic.names.items() if name == label]
-        if place in asked.names or len(sharing) < 2 or place == sharing[0]:
-            continue
-        own = f"{re.sub(r'[^0-9A-Za-z_]', '_', inputs[place[0]].name)}_{label}"
-        if own in symbolic.names.values():
-            continue
-        freer = Symbolic(names={**symbolic.names, place: own}, constraints=symbolic.constraints)
+class _Tracer:
+    """One model, traced with one assignment after the other."""
+
+    def __init__(self, function: Callable[..., Any], parameters: Any, inputs: Sequence[Input], asked: _Asked) -> None:
+        self._function, self._parameters, self._inputs, self._asked = function, parameters, inputs, asked
+        self.errors: list[Exception] = []
+
+    def attempt(self, symbolic: Symbolic) -> Any:
+        """The jaxpr; None where the model does not allow it."""
         try:
-            jaxpr = jax.make_jaxpr(function)(parameters, *freer.specs(inputs))
-        except FAILURES:
-            continue
-        symbolic = freer
-    return symbolic, jaxpr
+            return jax.make_jaxpr(self._function)(self._parameters, *symbolic.specs(self._inputs))
+        except FAILURES as error:
+            self.errors.append(error)
+            return None
+
+    def freest(self) -> tuple[Symbolic, Any] | None:
+        """The assignment with the most symbols; None where not even the example can be traced."""
+        levels = _levels(self._inputs, self._asked)
+        for groups in levels:
+            symbolic = _assigned(self._inputs, groups, self._asked)
+            jaxpr = self.attempt(symbolic)
+            if jaxpr is not None:
+                return symbolic, jaxpr
+        symbolic = _assigned(self._inputs, (), self._asked)
+        jaxpr = self.attempt(symbolic)
+        if jaxpr is None:
+            return None
+        best = symbolic, jaxpr
+        for groups in levels:
+            found = self._grown(groups)
+            if found is not None and len(found[0].names) > len(best[0].names):
+                best = found
+        return best
+
+    def _grown(self, groups: Sequence[Group]) -> tuple[Symbolic, Any] | None:
+        """One group after another made symbolic, where the model allows it."""
+        chosen: tuple[Group, ...] = ()
+        found: tuple[Symbolic, Any] | None = None
+        for group in groups:
+            symbolic = _assigned(self._inputs, (*chosen, group), self._asked)
+            jaxpr = self.attempt(symbolic)
+            if jaxpr is not None:
+                chosen, found = (*chosen, group), (symbolic, jaxpr)
+        return found
+
+    def loosened(self, symbolic: Symbolic, jaxpr: Any) -> tuple[Symbolic, Any]:
+        """Equal sizes of the example that the model does not need to be equal get symbols of their own again."""
+        for place, label in list(symbolic.names.items()):
+            sharing = [other for other, name in symbolic.names.items() if name == label]
+            own = f"{_identifier(self._inputs[place[0]].name)}_{label}"
+            if place in self._asked.names or len(sharing) < 2 or place == sharing[0] or own in symbolic.names.values():
+                continue
+            freer = Symbolic(names={**symbolic.names, place: own}, constraints=symbolic.constraints)
+            found = self.attempt(freer)
+            if found is not None:
+                symbolic, jaxpr = freer, found
+        return symbolic, jaxpr
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"[^0-9A-Za-z_]", "_", name)
