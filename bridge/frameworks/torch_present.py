@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bridge.frameworks.torch_graph import Places
 
-KEEP = "keep the imported module as it is, and put what is new into a module around it"
+KEEP = "make the change in the ONNX model and import that, or export with torch.onnx"
 
 
 def present_model(module: nn.Module, model: ir.Model, places: Places, *, changed: bool) -> ir.Model:

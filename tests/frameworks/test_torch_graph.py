@@ -193,6 +193,38 @@ def test_negative_rows_of_an_embedding_count_from_the_end(imported: Any) -> None
     assert torch.equal(imported(tokens() - 7), imported(tokens()))
 
 
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.GRU(3, HIDDEN, batch_first=True), nn.GRU(3, HIDDEN, batch_first=True)
+        self.head = nn.Linear(HIDDEN, 2)
+
+    def forward(self, x):
+        if not torch.compiler.is_exporting():  # torch.cond itself runs no recurrent layer
+            return self.head((self.one if x.sum() > 0 else self.other)(x)[0])
+        return torch.cond(x.sum() > 0, lambda x: self.head(self.one(x)[0]), lambda x: self.head(self.other(x)[0]), (x,))
+
+
+def test_branches_are_modules_of_their_own_with_native_layers() -> None:
+    torch.manual_seed(0)
+    module = Branches().eval()
+    x = np.random.default_rng(0).uniform(0.1, 1, (2, 5, 3)).astype(np.float32)
+    back = bridge.to_torch(bridge.to_onnx(module, example=(x,)))
+    branches = [inner for inner in back.modules() if isinstance(inner, fx.GraphModule) and inner is not back]
+    assert [sum(isinstance(inner, nn.GRU) for inner in branch.modules()) for branch in branches] == [1, 1]
+    with torch.no_grad():
+        for value in back.parameters():
+            value.mul_(0.5)
+        for value in module.parameters():
+            value.mul_(0.5)
+    again = bridge.to_onnx(copy.deepcopy(back))
+    for given in (x, -x):
+        with torch.no_grad():
+            expected, mine = module(torch.tensor(given)).numpy(), back(given).numpy()
+        np.testing.assert_allclose(mine, expected, rtol=0, atol=1e-6)  # float32, values below 1
+        np.testing.assert_allclose(onnx_outputs(again, given)[0], expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row.name)
 def test_every_operator_agrees_with_onnxruntime_as_a_module(row: Row) -> None:
     model = row.model()
