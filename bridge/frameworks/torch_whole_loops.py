@@ -83,6 +83,17 @@ class Steps(tuple[Any, ...]):
     def __iter__(self) -> _StepIterator:
         return _StepIterator(self)
 
+    def __reversed__(self) -> _StepIterator:
+        return _StepIterator(self[::-1])
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        if not isinstance(key, slice):
+            return found
+        cut = Steps(found)
+        cut.loops = self.loops
+        return cut
+
 
 class Loops:
     """What one trace met: loops that were sampled, and places where a symbolic size became a number."""
@@ -147,7 +158,7 @@ def watched(module: nn.Module, loops: Loops) -> Iterator[None]:
             return builtins.enumerate(items, start)
         if start != 0:
             loops.fixed.append(loops.place_of(sys._getframe(1)))  # noqa: SLF001
-        return zip(At.all(loops), steps, strict=True)
+        return zip(At.all(loops), steps, strict=False)
 
     replaced = {"range": sampling, "enumerate": numbering}
     taken = [(space, name) for space in spaces for name in replaced if name not in space]

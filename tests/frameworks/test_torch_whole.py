@@ -304,6 +304,22 @@ class While(Stepping):
         return h
 
 
+class Late(nn.Module):
+    """Something else at late steps of a reversed loop, later than any run would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.RNNCell(INPUTS, HIDDEN)
+
+    def forward(self, x):
+        h = None
+        for at, step in enumerate(reversed(x.unbind(1))):
+            h = self.cell(step, h)
+            if at > 100:
+                h = h * 0.5
+        return h
+
+
 class Hidden(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -371,6 +387,7 @@ REFUSED: dict[str, tuple[Any, type[BridgeError], tuple[str, ...]]] = {
                                ("tail (Unwritable)", "svd", "test_torch_whole.py")),
     "a loop over time": (lambda: Stepping().eval(), Unsupported,
                          ("loop over time", "for step in x.unbind(1):", "nn.LSTM for nn.LSTMCell")),
+    "a late step of a reversed loop": (lambda: Late().eval(), Unsupported, ("if at > 100:",)),
     "a while over time": (lambda: While().eval(), Unsupported, ("stepped over axis 1 of x", "at 5", "dynamic=")),
     "a layer that is no submodule": (lambda: Hidden().eval(), Unsupported,
                                      ("no submodule", "nn.ModuleList", "self.layers[0](x)[0]")),
