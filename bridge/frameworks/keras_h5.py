@@ -16,6 +16,7 @@ tf-keras 2.16.0 tf_keras/saving/legacy/hdf5_format.py _convert_rnn_weights; kera
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -33,9 +34,10 @@ from bridge.frameworks.keras_h5_files import (
     refuse_links,
     stored_array,
 )
+from bridge.frameworks.keras_h5_layers import entries, find, with_safe_names
 
 LEAVES: Final = ("kernel", "recurrent_kernel", "bias")
-CELL_GROUPS: Final = re.compile(r"(lstm|gru|simple_rnn)_cell(_\d+)?|cell|vars|layers")
+CELL_GROUPS: Final = re.compile(r"((lstm|gru|simple_rnn)_cell|stacked_rnn_cells)(_\d+)?|cell|vars|layers")
 """Groups that are no layer of the caller's: the cell inside a layer, and what Keras 3 puts around it."""
 
 KINDS: Final = MappingProxyType({
@@ -75,29 +77,35 @@ def read_h5(path: str) -> FileCells:
 
 
 def _read(file: Any, path: str) -> FileCells:
-    version = file_version(file)
-    document = model_document(file, path)
-    configs, model = dict(_configurations(document)), _model_name(document)
+    version, document = file_version(file), model_document(file, path)
+    known, model = entries(document), _model_name(document)
     halves: dict[str, dict[str, Cell]] = {}
-    used: set[tuple[str, ...]] = set()
     notes: list[str] = []
     datasets = _datasets(file, path)
-    for above, arrays in _weight_sets(datasets, path):
-        groups = tuple(group for group in above if group != "model_weights")
-        used.add(above)
-        layer, half = _layer_name([group for group in groups if group != model])
-        where = f"{path}: {layer}"
-        config = next((configs[name] for name in (half, *reversed(groups)) if name in configs), None)
-        cell, said = _cell(arrays, config, version, where)
+    slashed = [
+        name for name in (*_layer_names(file), *(str(entry.config.get("name")) for entry in known)) if "/" in name
+    ]
+    seen: Counter[tuple[str, ...]] = Counter()
+    sets = list(_weight_sets(datasets, path))
+    for above, arrays in sets:
+        groups = [group for group in with_safe_names("/".join(above), slashed).split("/")
+                  if group not in ("model_weights", model)]  # fmt: skip
+        layer, half = _layer_name(groups)
+        side = half.partition("_")[0] if half.startswith(("forward", "backward")) and half != layer else ""
+        entry, config = find(known, groups), None
+        if entry is not None:
+            layer, config = entry.resolved(side, seen[entry.path])
+            seen[entry.path] += 1
+        cell, said = _cell(arrays, config, version, f"{path}: {layer}")
         notes += [f"{layer}: {note}" for note in said]
-        side = half if half.startswith(("forward", "backward")) and half != layer else ""
-        sides, key = halves.setdefault(layer, {}), side.partition("_")[0]
-        sides[key if key not in sides else f"{key}{len(sides)}"] = cell
-    order = list(configs) or _layer_names(file)
+        sides = halves.setdefault(layer, {})
+        sides[side if side not in sides else f"{side}{len(sides)}"] = cell
+    order = [".".join(entry.path) for entry in known] or _layer_names(file)
     if not order and len({name.rstrip("0123456789_") for name in halves}) > 1:
         notes.append("the file does not record the order of its layers; they stand here by name")
     ordered = sorted(halves, key=lambda layer: _rank(layer, order))
     cells = {name: cell for layer in ordered for name, cell in _joined(layer, halves[layer]).items()}
+    used = {above for above, _ in sets}
     others = tuple(name for name in datasets if tuple(name.split("/")[:-1]) not in used)
     return FileCells(cells, tuple(dict.fromkeys(notes)), others)
 
@@ -115,7 +123,9 @@ def _rank(layer: str, order: Sequence[str]) -> tuple[int, list[tuple[int, str]]]
 
     h5 itself lists groups by the bytes of their names, which is no order of a model.
     """
-    known = [order.index(part) for part in (layer, *layer.split(".")) if part in order]
+    parts = layer.split(".")
+    whole = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    known = [order.index(part) for part in (*whole, *parts) if part in order]
     pieces = [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", layer)]
     return (known[0] if known else len(order)), pieces
 
@@ -139,28 +149,23 @@ def _model_name(document: Any) -> str:
     return str(config.get("name", "")) if isinstance(config, dict) else ""
 
 
-def _configurations(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every layer configuration by layer name, wrapped layers too."""
-    pending = [document]
-    while pending:
-        node = pending.pop(0)
-        if isinstance(node, dict):
-            config = node.get("config")
-            if isinstance(config, dict) and isinstance(config.get("name"), str) and "class_name" in node:
-                yield config["name"], config
-            pending += node.values()
-        elif isinstance(node, list):
-            pending += node
-
-
 def _datasets(file: Any, path: str) -> dict[str, Any]:
     """Every dataset by name, but those of an optimizer."""
     import h5py
 
     refuse_links(file, path)
     found: dict[str, Any] = {}
-    file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
-    return {name: dataset for name, dataset in found.items()
+    ranks: dict[str, int] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item
+        else:
+            ranks.update({f"{name}/{key}": at for at, key in enumerate(attribute_names(item, "weight_names"))})
+
+    file.visititems(visit)
+    # h5 lists by the bytes of names; the order of a layer's weights is the one that Keras wrote down.
+    return {name: found[name] for name in sorted(found, key=lambda name: ranks.get(name, 0))
             if name.split("/")[0] not in ("optimizer_weights", "optimizer")}  # fmt: skip
 
 

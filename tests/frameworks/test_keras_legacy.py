@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from tests.models import model_file
 from tests.tolerances import assert_within_referee_bound
 
 BATCH, TIME = 2, 5
+FIRST = {"batch_input_shape": [None, None, INPUTS]}
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"  # Keras, as it saves
 )
@@ -105,11 +107,27 @@ def outputs_of(path: str, *inputs: np.ndarray) -> list[np.ndarray]:
     return [numpy(value) for value in keras.tree.flatten(model(values[0] if len(values) == 1 else values))]
 
 
+def folded(cell: Cell) -> Cell:
+    """The cell with one bias, where its operator adds the two."""
+    if cell.op == "GRU" or cell.B is None:
+        return cell
+    Wb, Rb = np.split(cell.B, 2, axis=1)
+    return replace(cell, B=np.concatenate([Wb + Rb, np.zeros_like(Rb)], 1))
+
+
 def assert_computes(path: str, expected: list[np.ndarray], *inputs: np.ndarray, **options: Any) -> None:
-    """The loaded model and onnxruntime on its export compute `expected` (float64), under one bound."""
+    """The loaded model and onnxruntime on its export compute `expected` (float64), under one bound.
+
+    The cells of the file are those of its export, too.
+    """
     actual = outputs_of(path, *inputs)
-    session = ort.InferenceSession(bridge.to_onnx(path, **options).SerializeToString(),
-                                   providers=["CPUExecutionProvider"])  # fmt: skip
+    proto = bridge.to_onnx(path, **options)
+    of_file, of_export = bridge.cells(path), bridge.cells(proto)
+    assert list(of_file) == list(of_export)
+    # An LSTM of Keras 3 has one bias where CuDNN's has two.
+    assert {name: folded(cell) for name, cell in of_file.items()} == {
+        name: folded(cell) for name, cell in of_export.items()}  # fmt: skip
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     run = session.run(None, dict(zip(names, inputs, strict=True)))
     assert len(actual) == len(run) == len(expected)
@@ -388,18 +406,41 @@ def test_layers_around_the_recurrence_keep_their_options(rng: np.random.Generato
     assert_computes(path, [np.concatenate([y.max(1), y.mean(1)], -1)], ids)
 
 
-def test_cells_and_stacked_cells_under_rnn(rng: np.random.Generator, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
+def test_cells_and_stacked_cells_under_rnn(backwards: bool, rng: np.random.Generator, tmp_path: Path) -> None:
     common = {"units": UNITS, "activation": "tanh", "recurrent_activation": "hard_sigmoid"}
-    cells = [entry("LSTMCell", "a", **common), entry("GRUCell", "b", **common)]
-    layer = entry("RNN", "rnn", cell=entry("StackedRNNCells", "cells", cells=cells), return_sequences=True,
-                  batch_input_shape=[None, None, INPUTS])  # fmt: skip
-    first, second = recurrent(rng, 4), recurrent(rng, 3, UNITS)
-    weights = {"rnn": {**named("rnn/a", first), **named("rnn/b", second)}}
-    document = {"class_name": "Sequential", "config": {"name": "s", "layers": [layer]}}
-    x = sequence(rng)
-    (actual,) = outputs_of(write(tmp_path / "m.h5", document, weights), x)
-    expected = gru(lstm(x, first, hard_sigmoid), second, hard_sigmoid)
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)  # float32, values below 1
+    cells = [entry("LSTMCell", "z", **common), entry("GRUCell", "b", **common)]
+    options = {"return_sequences": True, "go_backwards": backwards}
+    layers = [entry("RNN", "rnn", cell=entry("StackedRNNCells", "cells", cells=cells), **options, **FIRST),
+              entry("RNN", "one/more", cell=entry("LSTMCell", "c", **common), **options)]  # fmt: skip
+    first, second, third = recurrent(rng, 4), recurrent(rng, 3, UNITS), recurrent(rng, 4, UNITS)
+    weights = {"rnn": {**named("rnn/cells/z", first), **named("rnn/cells/b", second)},
+               "one/more": named("one/more/c", third)}  # fmt: skip
+    document = {"class_name": "Sequential", "config": {"name": "s", "layers": layers}}
+    x, way = sequence(rng), slice(None, None, -1 if backwards else 1)
+    inner = gru(lstm(x[:, way], first, hard_sigmoid), second, hard_sigmoid)
+    expected = lstm(inner[:, way], third, hard_sigmoid)
+    path = write(tmp_path / "m.h5", document, weights, "2.8.0")
+    assert_computes(path, [expected], x)
+    assert list(bridge.cells(path)) == ["rnn.0", "rnn.1", "one_more"]
+
+
+def test_wrapped_layers_have_the_activations_that_are_recorded(rng: np.random.Generator, tmp_path: Path) -> None:
+    inner = entry("LSTM", "lstm", units=UNITS, activation="tanh", recurrent_activation="hard_sigmoid",
+                  return_sequences=True, zero_output_for_mask=True)  # fmt: skip
+    layers = [entry("TimeDistributed", "each", layer=inner, batch_input_shape=[None, 2, TIME, INPUTS]),
+              entry("Reshape", "flat", target_shape=[2 * TIME, UNITS]),
+              entry("Bidirectional", "both", layer=inner, merge_mode="ave")]  # fmt: skip
+    once, halves = recurrent(rng, 4), [recurrent(rng, 4, UNITS), recurrent(rng, 4, UNITS)]
+    weights = {"each": named("each", once), "both": {**named("both/forward_lstm/lstm_cell_1", halves[0]),
+                                                    **named("both/backward_lstm/lstm_cell_2", halves[1])}}  # fmt: skip
+    document = {"class_name": "Sequential", "config": {"name": "s", "layers": layers}}
+    x = rng.standard_normal((BATCH, 2, TIME, INPUTS)).astype(np.float32)
+    y = lstm(x.reshape(-1, TIME, INPUTS), once, hard_sigmoid).reshape(BATCH, 2 * TIME, UNITS)
+    expected = (lstm(y, halves[0], hard_sigmoid) + lstm(y[:, ::-1], halves[1], hard_sigmoid)[:, ::-1]) / 2
+    path = write(tmp_path / "m.h5", document, weights, "2.8.0")
+    assert_computes(path, [expected], x)
+    assert list(bridge.cells(path)) == ["each.lstm", "both"]
 
 
 @pytest.mark.parametrize(("version", "gate"), [("2.2.4", hard_sigmoid), ("2.3.1", sigmoid)])
@@ -486,7 +527,6 @@ def test_a_class_of_the_callers_is_used_only_where_it_is_given(rng: np.random.Ge
     np.testing.assert_array_equal(numpy(model(np.ones((1, 2), np.float32))), [[3, 3]])
 
 
-FIRST = {"batch_input_shape": [None, None, INPUTS]}
 REFUSED = {
     "code": (entry("Lambda", "f", function=["x"], **FIRST), Unsupported, "Lambda, which is code"),
     "unknown layer": (entry("TFOpLambda", "f", function="math.add", **FIRST), Unsupported, "TFOpLambda"),
