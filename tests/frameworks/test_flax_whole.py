@@ -21,6 +21,7 @@ from tests.whole_models.flax_cases import (
     EXAMPLE,
     HIDDEN,
     INPUTS,
+    OTHERS,
     WORDS,
     NnxTagger,
     all_cases,
@@ -37,9 +38,9 @@ from tests.whole_models.verdict import judge
 CASES = {case.name: case for case in all_cases()}
 CHOSEN = (
     "nnx tagger Bidirectional LSTMCell, seq_lengths", "linen tagger Bidirectional OptimizedLSTMCell, seq_lengths",
-    "nnx Bidirectional carry", "nnx cell and layers under lax.scan", "nnx Conv 1D, strides, BatchNorm",
+    "nnx cell and layers under lax.scan", "nnx Conv 1D, strides, BatchNorm",
     "nnx attention, causal mask", "linen nn.scan of two cells and layers", "linen nn.scan over layers",
-    "linen output fed back", "linen MGUCell Bidirectional carry",
+    "linen output fed back",
 )  # fmt: skip
 """One of each kind; scripts/whole-models runs them all."""
 
@@ -47,7 +48,7 @@ CHOSEN = (
 @pytest.mark.parametrize("name", CHOSEN)
 def test_a_model_is_right_at_sizes_the_export_has_not_seen(name: str) -> None:
     case = CASES[name]
-    verdict = run(case)
+    verdict = run(case, OTHERS if "tagger" in name else OTHERS[::3])
     assert (verdict.outcome, verdict.detail) == ("right", "")
     assert (verdict.fused, verdict.scans) == (case.fused, case.scans)
 
@@ -294,6 +295,51 @@ def test_lengths_of_another_batch_are_refused() -> None:
     with pytest.raises(Unsupported, match="of another batch"):
         bridge.to_onnx(module, example=(example()[0], np.append(lengths, 1).astype(np.int32)))
     assert x.shape[0] == len(lengths)
+
+
+@pytest.mark.parametrize("api", ["nnx", "linen"])
+def test_states_as_inputs_are_those_of_the_layer_by_its_path(api: str) -> None:
+    source = built(CASES[f"{api} tagger Bidirectional GRUCell"])
+    x = example(size=(3, 6))[0]
+    model = bridge.to_onnx(source, example=(x,), states="inputs")
+    names = [entry.name for entry in model.graph.input]
+    assert names == ["tokens", "rnn.forward_rnn.initial_h", "rnn.backward_rnn.initial_h"]
+    assert [entry.name for entry in model.graph.output][1:] == ["rnn.forward_rnn.h_n", "rnn.backward_rnn.h_n"]
+    rng = np.random.default_rng(3)
+    states = {name: rng.standard_normal((3, HIDDEN)).astype(np.float32) for name in names[1:]}
+    assert bridge.verify(source, model, inputs={"tokens": x, **states}).passed
+
+
+class Twice(nnx.Module):
+    def __init__(self) -> None:
+        self.rnn = nnx_rnn(nnx.GRUCell, jnp.float32)
+
+    def __call__(self, x: Any) -> Any:
+        return self.rnn(x) + self.rnn(2 * x)
+
+
+def test_a_layer_that_is_called_twice_has_no_one_initial_state() -> None:
+    with pytest.raises(Unsupported, match="called twice"):
+        bridge.to_onnx(Twice(), example=example(frames), states="inputs")
+
+
+class Ensemble(nnx.Module):
+    """One layer for each of three members, their weights stacked."""
+
+    def __init__(self) -> None:
+        make = nnx.vmap(lambda rngs: nnx.RNN(nnx.GRUCell(INPUTS, HIDDEN, rngs=rngs)))
+        self.members = nnx.split_rngs(splits=3)(make)(nnx.Rngs(0))
+
+    def __call__(self, x: Any) -> Any:
+        return nnx.vmap(lambda member, x: member(x), in_axes=(0, None))(self.members, x)
+
+
+def test_members_of_an_ensemble_are_fused_each() -> None:
+    module = Ensemble()
+    model = bridge.to_onnx(module, example=example(frames))
+    assert [node.op_type for node in model.graph.node].count("GRU") == 3
+    x = example(frames, (3, 4), 1)
+    np.testing.assert_allclose(session(model).run(None, {"x": x[0]})[0], outputs(split(module), x)[0], atol=1e-6)
 
 
 def test_verify_runs_the_module_itself() -> None:

@@ -5,7 +5,7 @@ The referee runs the same module under jax.enable_x64 with the same parameters i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -89,10 +89,10 @@ def export(case: Case, source: Any) -> Any:
     return bridge.to_onnx(source, example=case.inputs(*EXAMPLE, np.random.default_rng(0)), **dict(case.options))
 
 
-def runs(case: Case, source: Any) -> Iterator[Run]:
-    """Inputs at the other sizes, and what Flax makes of them in float32 and float64."""
+def runs(case: Case, source: Any, sizes: Sequence[tuple[int, int]] = OTHERS) -> Iterator[Run]:
+    """Inputs at other sizes, and what Flax makes of them in float32 and float64."""
     twin = exact_twin(case, source)
-    for at, (batch, time) in enumerate(OTHERS):
+    for at, (batch, time) in enumerate(sizes):
         arrays = case.inputs(batch, time, np.random.default_rng(at + 1))
         expected = outputs(split(source), arrays)
         with jax.enable_x64(True):
@@ -100,14 +100,14 @@ def runs(case: Case, source: Any) -> Iterator[Run]:
         yield Run(f"{(batch, time)}", arrays, expected, referee)
 
 
-def run(case: Case) -> Verdict:
+def run(case: Case, sizes: Sequence[tuple[int, int]] = OTHERS) -> Verdict:
     """Build, export, judge."""
     source = built(case)
     try:
         model = export(case, source)
     except BridgeError as error:
         return Verdict(case.name, "refused", detail=str(error))
-    return judge(case.name, model, runs(case, source))
+    return judge(case.name, model, runs(case, source, sizes))
 
 
 def peer(case: Case) -> Verdict:

@@ -11,9 +11,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from bridge.frameworks.flax_whole.fusing import fused
+from bridge.frameworks.flax_whole.recurrence import recurrence_p
 from bridge.frameworks.flax_whole.sizes import is_symbolic
 from bridge.frameworks.flax_whole.terms import Lowering, Term, constant
-from bridge.frameworks.flax_whole.walk import Rule, lower
+from bridge.frameworks.flax_whole.walk import Rule, called, lower
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -69,9 +70,17 @@ def _counter(c: Lowering, length: Any) -> ir.Value:
 
 def _steps_other_cells(p: Mapping[str, Any], terms: Sequence[Term]) -> bool:
     """Whether each step has a recurrent layer of its own weights: a scan over layers."""
-    layers = any(eqn.primitive.name == "bridge_recurrence" for eqn in p["jaxpr"].jaxpr.eqns)
+    layers = _has_layer(p["jaxpr"].jaxpr)
     xs = terms[p["num_consts"] + p["num_carry"] :]
     return layers and not is_symbolic(p["length"]) and p["length"] <= UNROLLED and any(t.is_constant for t in xs)
+
+
+def _has_layer(jaxpr: Any) -> bool:
+    for eqn in jaxpr.eqns:
+        inner = called(eqn)
+        if eqn.primitive is recurrence_p or (inner is not None and _has_layer(inner.jaxpr)):
+            return True
+    return False
 
 
 def _unrolled(c: Lowering, eqn: Any, terms: Sequence[Term], rules: Mapping[str, Rule]) -> list[Term]:

@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax import nnx
 from flax.core import meta
 
+from bridge.errors import Unsupported
 from bridge.frameworks.flax_linen_read import bind
 from bridge.frameworks.flax_linen_read import source_name as linen_name
 from bridge.frameworks.flax_nnx_read import source_name as nnx_name
@@ -47,8 +48,15 @@ def _dotted(path: Any) -> str:
     return ".".join(part for part in parts if part)
 
 
+def _check_callable(module: Any) -> None:
+    if not callable(module):
+        raise Unsupported("the module has no __call__ to trace", where=type(module).__name__,
+                          do="export a module whose __call__ is the model")  # fmt: skip
+
+
 def of_nnx(module: nnx.Module) -> Model:
     """An nnx module; every call runs on a copy of it."""
+    _check_callable(module)
     definition, state = nnx.split(module)
     leaves, tree = jax.tree_util.tree_flatten_with_path(state)
     streams = {".".join(map(str, path)) for path, variable in nnx.to_flat_state(state)
@@ -80,6 +88,7 @@ def of_nnx(module: nnx.Module) -> Model:
 def of_linen(source: tuple[nn.Module, Mapping[str, Any]]) -> Model:
     """A linen module and its variables."""
     module, variables = source
+    _check_callable(module)
     bind(source)
     leaves, tree = jax.tree_util.tree_flatten_with_path(meta.unbox(dict(variables)))
 
