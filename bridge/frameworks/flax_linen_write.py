@@ -6,21 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict, freeze, meta
 
 from bridge.cell import Cell
-from bridge.errors import NotRepresentable, UsageError
+from bridge.errors import NotRepresentable
+from bridge.frameworks.flax_assign import Places, Writes
 from bridge.frameworks.flax_cells import layout_options
-from bridge.frameworks.flax_fit import NativeCell, fit_with_carry, per_direction, refit
+from bridge.frameworks.flax_fit import NativeCell, fit_with_carry, refit
 from bridge.frameworks.flax_linen_cells import OwnCell
 from bridge.frameworks.flax_linen_import import empty_cell, nested, own_carry
 from bridge.frameworks.flax_linen_read import LAYERS, LAYOUTS, bind, parameters, recurrent_modules
 
 Pair = tuple[nn.Module, Mapping[str, Any]]
-Writes = list[tuple[tuple[str, ...], np.ndarray]]
-"""Paths in the variables and what goes there."""
 
 
 def build_layers(cells: Sequence[Cell], own_cells: bool) -> Pair:
@@ -62,7 +60,7 @@ def assign_cells(model: Pair, mapping: Mapping[str, Cell | Sequence[Cell]]) -> P
     bound = bind((module, variables))
     writes: Writes = []
     for path, cells in mapping.items():
-        writes += _writes(bound, path, cells)
+        writes += PLACES.writes(bound, path, cells)
     params = _copied(variables["params"])
     for keys, value in writes:
         inner = params
@@ -79,34 +77,6 @@ def _copied(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _copied(value) if isinstance(value, Mapping) else value for name, value in params.items()}
 
 
-def _writes(bound: Any, path: str, cells: Cell | Sequence[Cell]) -> Writes:
-    if path == "" and type(bound) is nn.Sequential:
-        listed = [cells] if isinstance(cells, Cell) else list(cells)
-        if len(listed) != len(bound.layers):
-            raise UsageError("wrong number of cells", where="nn.Sequential", got=len(listed),
-                             expected=len(bound.layers))  # fmt: skip
-        return [write for at, cell in enumerate(listed) for write in _writes(bound, f"layers_{at}", cell)]
-    module = _module_at(bound, path)
-    reverses: list[bool | None]
-    if isinstance(module, nn.Bidirectional):
-        parts, reverses = [module.forward_rnn.cell, module.backward_rnn.cell], [False, True]
-    elif isinstance(module, nn.RNN):
-        parts, reverses = [module.cell], [bool(module.reverse)]
-    else:
-        parts, reverses = [module], [None]
-    halves = per_direction(cells, reverses, path or type(module).__name__)
-    return [write for part, half in zip(parts, halves, strict=True) for write in _cell_writes(part, half, path)]
-
-
-def _module_at(bound: Any, path: str) -> Any:
-    found = dict(recurrent_modules(bound))
-    if isinstance(bound, LAYERS) and path in ("", *found):
-        return bound
-    if path in found:
-        return found[path]
-    raise UsageError(f"no recurrent module at {path!r}", where="assign", expected=", ".join(found) or "none there")
-
-
 def _cell_writes(cell: Any, wanted: Cell, path: str) -> Writes:
     layout = LAYOUTS.get(type(cell))
     if layout is None:
@@ -118,3 +88,7 @@ def _cell_writes(cell: Any, wanted: Cell, path: str) -> Writes:
         current |= {name: held[name] for name in ("initial_h", "initial_c") if name in held}
     values = refit(wanted, layout, layout_options(layout, cell, path), current, has_carry, path)
     return [((*cell.path, *name.split(".")), value) for name, value in values.items()]
+
+
+PLACES = Places(sequential=nn.Sequential, bidirectional=nn.Bidirectional, rnn=nn.RNN, layers=LAYERS, item="layers_{}",
+                modules=recurrent_modules, of_cell=_cell_writes)  # fmt: skip

@@ -6,19 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from bridge.cell import Cell
-from bridge.errors import NotRepresentable, UsageError
+from bridge.errors import NotRepresentable
+from bridge.frameworks.flax_assign import Places, Writes
 from bridge.frameworks.flax_cells import layout_options
-from bridge.frameworks.flax_fit import fit_with_carry, per_direction, refit
+from bridge.frameworks.flax_fit import fit_with_carry, refit
 from bridge.frameworks.flax_nnx_cells import OwnCell
 from bridge.frameworks.flax_nnx_import import native_cell
 from bridge.frameworks.flax_nnx_read import LAYERS, LAYOUTS, recurrent_modules
-
-Writes = list[tuple[Any, np.ndarray]]
-"""Variables and what goes into them."""
 
 
 def build_layers(cells: Sequence[Cell], own_cells: bool) -> Any:
@@ -48,38 +45,10 @@ def assign_cells(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> An
     """
     writes: Writes = []
     for path, cells in mapping.items():
-        writes += _writes(model, path, cells)
+        writes += PLACES.writes(model, path, cells)
     for variable, value in writes:
         variable.set_value(jnp.asarray(value))
     return model
-
-
-def _writes(model: Any, path: str, cells: Cell | Sequence[Cell]) -> Writes:
-    if path == "" and type(model) is nnx.Sequential:
-        listed = [cells] if isinstance(cells, Cell) else list(cells)
-        if len(listed) != len(model.layers):
-            raise UsageError("wrong number of cells", where="nnx.Sequential", got=len(listed),
-                             expected=len(model.layers))  # fmt: skip
-        return [write for at, cell in enumerate(listed) for write in _writes(model, f"layers.{at}", cell)]
-    module = _module_at(model, path)
-    reverses: list[bool | None]
-    if isinstance(module, nnx.Bidirectional):
-        parts, reverses = [module.forward_rnn.cell, module.backward_rnn.cell], [False, True]
-    elif isinstance(module, nnx.RNN):
-        parts, reverses = [module.cell], [bool(module.reverse)]
-    else:
-        parts, reverses = [module], [None]
-    halves = per_direction(cells, reverses, path or type(model).__name__)
-    return [write for part, half in zip(parts, halves, strict=True) for write in _cell_writes(part, half, path)]
-
-
-def _module_at(model: Any, path: str) -> Any:
-    found = dict(recurrent_modules(model))
-    if isinstance(model, LAYERS) and path in ("", *found):
-        return model
-    if path in found:
-        return found[path]
-    raise UsageError(f"no recurrent module at {path!r}", where="assign", expected=", ".join(found) or "none there")
 
 
 def _cell_writes(module: Any, cell: Cell, path: str) -> Writes:
@@ -99,3 +68,7 @@ def _at(module: Any, key: Sequence[Any]) -> Any:
     for part in key:
         module = getattr(module, str(part))
     return module
+
+
+PLACES = Places(sequential=nnx.Sequential, bidirectional=nnx.Bidirectional, rnn=nnx.RNN, layers=LAYERS,
+                item="layers.{}", modules=recurrent_modules, of_cell=_cell_writes)  # fmt: skip
