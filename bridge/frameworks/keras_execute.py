@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from bridge.errors import BadInput
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_export import call_arguments, input_shape, nested_outputs
 from bridge.frameworks.keras_read import Layer, is_cell, is_recurrent, keras_array, read_layer
+from bridge.frameworks.keras_whole_calls import masks_may_end, open_sizes
 from bridge.frameworks.keras_write import Written
 
 
@@ -147,9 +147,7 @@ def _execute_model(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any
         return _execute_exposed(model, feeds, inputs, masks, labels)
     given = {"mask": masks if len(masks) > 1 else masks[0]} if lengths else {}
     structure = keras_graph.functional_of(model)._inputs_struct  # noqa: SLF001 (a model may want a dict or nested lists)
-    with warnings.catch_warnings():
-        # Keras says that a model given a mask destroys it, after handing it to its layers.
-        warnings.filterwarnings("ignore", message=".*does not support masking and will therefore destroy.*")
+    with open_sizes(model), masks_may_end():
         outputs = model(keras.tree.pack_sequence_as(structure, inputs), training=False, **given)
     return dict(zip(labels, keras.tree.flatten(outputs), strict=True))
 

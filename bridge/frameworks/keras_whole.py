@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from bridge.errors import MissingExtra, Unsupported, UsageError
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_read import Layer, keras_array, read_layers
 from bridge.frameworks.keras_whole_inputs import Signature, signature_of, symbols
-from bridge.frameworks.keras_whole_proof import has_loops, prove_loops
+from bridge.frameworks.keras_whole_proof import has_loops, opens_more, prove_loops, runs_at_other_sizes
 from bridge.frameworks.keras_whole_splice import Splice
 
 if TYPE_CHECKING:
@@ -41,21 +42,29 @@ def export_whole(model: Any, options: ExportOptions) -> ir.Model:
         BadInput: a model that is not built.
         Unsupported: something in it that cannot be exported; its path is named.
     """
-    from bridge.graph import as_model
-
     if options.lengths:
         raise UsageError("lengths of a whole model are a mask of its own", where=model.name,
                          do="give the model a Masking layer, or an input that is passed as mask=")  # fmt: skip
     _check_dtypes(model)
     signature = signature_of(model, options.example, options.dynamic, min(18, options.opset))
+    found, looped = _export(model, signature, options)
+    if looped:
+        prove_loops(model, found, INSTEAD)
+    while len(signature.shapes) > 1 and opens_more(model, found) and not runs_at_other_sizes(model, found):
+        signature = replace(signature, shapes=signature.shapes[1:])
+        found, _ = _export(model, signature, options)
+    return found
+
+
+def _export(model: Any, signature: Signature, options: ExportOptions) -> tuple[ir.Model, bool]:
+    """The graph, and whether tf2onnx has written control flow into it."""
+    from bridge.graph import as_model
+
     layers, reasons = _layers(model, options)
     traced = _traced(model, signature, list(reasons))
     graph = as_model(traced.proto)
     looped = has_loops(graph)
-    found = _finished(model, graph, traced, signature, layers, reasons, options)
-    if looped:
-        prove_loops(model, found, INSTEAD)
-    return found
+    return _finished(model, graph, traced, signature, layers, reasons, options), looped
 
 
 def _layers(model: Any, options: ExportOptions) -> tuple[list[tuple[str, tuple[Layer, ...]]], dict[int, str]]:

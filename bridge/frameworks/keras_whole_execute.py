@@ -13,7 +13,7 @@ from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_execute import twin
 from bridge.frameworks.keras_export import final_name
 from bridge.frameworks.keras_read import Layer, read_layers
-from bridge.frameworks.keras_whole_calls import replaced
+from bridge.frameworks.keras_whole_calls import masks_may_end, open_sizes, replaced
 from bridge.frameworks.keras_whole_inputs import is_functional, named_outputs
 
 
@@ -41,7 +41,7 @@ def execute_whole(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]
             calls.append((layer, _stepping(layer, layers, [states.pop(name) for name in names], finals)))
     if states:
         raise BadInput("the inputs do not match", where=model.name, got=f"unexpected {list(states)}")
-    with replaced(calls):
+    with replaced(calls), open_sizes(model), masks_may_end():
         outputs = named_outputs(model, model(*args, **kwargs))
     return outputs | finals
 

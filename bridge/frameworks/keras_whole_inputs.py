@@ -63,9 +63,9 @@ def signature_of(model: Any, example: object, dynamic: object, opset: int) -> Si
         args = [keras.tree.pack_sequence_as(structure, list(range(len(tensors))))]
         declared = [[None if size is None else int(size) for size in tensor.shape] for tensor in tensors]
         dtypes = [str(tensor.dtype) for tensor in tensors]
-        sequences = [_opened(shape, 2 if len(shape) > 2 or "int" in dtype else 1)
-                     for shape, dtype in zip(declared, dtypes, strict=True)]  # fmt: skip
-        shapes = _distinct([sequences, [_opened(shape, 1) for shape in declared], declared])
+        shapes = _distinct([[_opened(shape, 1) for shape in declared], declared])
+        if isinstance(model, keras.Sequential) and len(declared[0]) > 1:  # it takes other times than its Input declares
+            shapes = _distinct([[_opened(declared[0], 2)], *shapes])
     else:
         args, kwargs, leaves, names = _example_of(model, example)
         shapes = _alternatives(leaves)

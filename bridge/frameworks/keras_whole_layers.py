@@ -16,6 +16,8 @@ from bridge.frameworks.keras_read import is_recurrent
 def rewritten(layer: Any) -> Callable[..., Any]:
     """What to call in the place of `layer.call`: that itself, where it can be traced as it is."""
     kinds = keras.layers
+    if isinstance(layer, kinds.Reshape) and -1 not in layer.target_shape:
+        return _reshape(layer)
     if isinstance(layer, kinds.TimeDistributed) and type(layer).call is kinds.TimeDistributed.call:
         return _time_distributed(layer)
     if type(layer) is kinds.Dense and getattr(layer, "quantization_mode", None) is None:
@@ -34,11 +36,24 @@ def _dense(layer: Any) -> Callable[..., Any]:
     """Dense by one product: Keras' own is a chain of reshapes on TensorFlow."""
 
     def call(inputs: Any, training: Any = None) -> Any:  # noqa: ARG001 (Keras' signature)
+        if inputs.shape[-1] is None:
+            raise ValueError(f"{layer.name}: the features have no fixed number, so an axis before cannot be open")
         if len(inputs.shape) < 3 or isinstance(inputs, tf.SparseTensor) or inputs.dtype != layer.compute_dtype:
             return type(layer).call(layer, inputs)
         x = tf.matmul(inputs, tf.convert_to_tensor(layer.kernel))
         x = x if layer.bias is None else x + layer.bias
         return x if layer.activation is None else layer.activation(x)
+
+    return call
+
+
+def _reshape(layer: Any) -> Callable[..., Any]:
+    """Reshape to fixed sizes, which an open axis cannot be part of."""
+
+    def call(inputs: Any) -> Any:
+        if None in inputs.shape[1:]:
+            raise ValueError(f"{layer.name}: reshapes to {layer.target_shape}, so no axis before can be open")
+        return type(layer).call(layer, inputs)
 
     return call
 

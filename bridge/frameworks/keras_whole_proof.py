@@ -6,14 +6,16 @@ Native recurrent layers are written by bridge. A cell or an activation of the ca
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from bridge.errors import Unsupported
+from bridge.errors import BridgeError, Unsupported
 from bridge.frameworks.keras_read import keras_array
 from bridge.frameworks.keras_whole_execute import execute_whole
+from bridge.frameworks.keras_whole_inputs import is_functional
 from bridge.ops.program import evaluate
 
 if TYPE_CHECKING:
@@ -43,6 +45,38 @@ def prove_loops(source: Any, model: ir.Model, do: str) -> None:
         feeds = _feeds(model, batch, time)
         own = {name: keras_array(value) for name, value in execute_whole(source, feeds).items()}
         _compare(own, evaluate(model, feeds), source.name, do)
+
+
+def opens_more(source: Any, model: ir.Model) -> bool:
+    """Whether the graph leaves an axis open without the model's word.
+
+    A Sequential model declares another size for it; a subclassed one declares nothing.
+    """
+    import keras
+
+    if not is_functional(source):
+        return True
+    if not isinstance(source, keras.Sequential):
+        return False
+    declared, dims = source.inputs[0].shape, list(model.graph.inputs[0].shape or ())
+    return any(size is not None and not isinstance(dim, int) for size, dim in zip(declared[1:], dims[1:], strict=False))
+
+
+def runs_at_other_sizes(source: Any, model: ir.Model) -> bool:
+    """Whether the model itself runs at sizes that it does not declare, and the graph with it."""
+    failures: tuple[type[Exception], ...] = (BridgeError, ArithmeticError, *_failures())
+    try:
+        prove_loops(source, model, "")
+    except failures:
+        return False
+    return True
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What Keras' backends raise on sizes that do not fit."""
+    tensorflow = sys.modules.get("tensorflow")
+    own = (ValueError, TypeError, RuntimeError, IndexError, AttributeError)
+    return own if tensorflow is None else (*own, tensorflow.errors.OpError)
 
 
 def _feeds(model: ir.Model, batch: int, time: int) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ import tf2onnx
 
 from bridge.errors import Unsupported
 from bridge.frameworks import keras_graph
-from bridge.frameworks.keras_whole_calls import replaced
+from bridge.frameworks.keras_whole_calls import masks_may_end, replaced
 from bridge.frameworks.keras_whole_inputs import Signature, named_outputs
 from bridge.frameworks.keras_whole_layers import plain_signbit, rewritten, told, without_xla
 from bridge.frameworks.keras_whole_operators import complaints_of, erfc, expm1, loops_as_they_are, where
@@ -87,7 +87,7 @@ def trace(model: Any, signature: Signature, plain: Sequence[int] = ()) -> Traced
     for shapes in signature.shapes:
         stubs = Stubs(model, plain)
         try:
-            with replaced(stubs.calls()), plain_signbit(), without_xla():
+            with replaced(stubs.calls()), plain_signbit(), without_xla(), masks_may_end():
                 return _traced(model, signature, shapes, stubs)
         except FAILURES as error:
             errors.append(error)

@@ -129,6 +129,46 @@ def test_options_of_a_whole_model() -> None:
     assert [dim.dim_param for dim in proto.graph.input[0].type.tensor_type.shape.dim[:2]] == ["n", "steps"]
 
 
+def test_a_time_that_the_model_fixes_stays_fixed_unless_it_is_asked_for(rng: np.random.Generator) -> None:
+    def model(*parts: Any) -> Any:
+        y = x = keras.Input((4, 3), name="x")
+        for part in (layers.GRU(2, return_sequences=True), *parts):
+            y = part(y)
+        return keras.Model(x, y)
+
+    def sizes(proto: Any) -> list[Any]:
+        return [dim.dim_param or dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim]
+
+    flat = model(layers.Flatten(), layers.Dense(1, name="head"))
+    proto = bridge.to_onnx(flat)
+    assert sizes(proto) == ["batch", 4, 3]
+    assert "x: axis 1 is fixed at 4 by the model" in "".join(entry.value for entry in proto.metadata_props)
+    with pytest.raises(Unsupported, match=r"head: the features have no fixed number"):
+        bridge.to_onnx(flat, dynamic={"x": {0: "n", 1: "t"}})
+    per_step = model(layers.Dense(1))
+    proto = bridge.to_onnx(per_step, dynamic={"x": {0: "n", 1: "t"}})
+    assert sizes(proto) == ["n", "t", 3]
+    feeds = {"x": rng.standard_normal((2, 9, 3)).astype(np.float32)}
+    (got,), (native,) = bridge.run(proto, feeds).values(), door.execute(per_step, feeds).values()
+    (referee,) = evaluate(as_model(proto), feeds).values()
+    assert_within_referee_bound(got, native, referee)
+    with pytest.raises(ValueError, match="incompatible"):
+        per_step(feeds["x"])
+
+
+def test_a_sequential_model_is_open_in_time_where_it_runs_at_other_times() -> None:
+    def time(*parts: Any) -> Any:
+        model = keras.Sequential([keras.Input((4, 3)), *parts])
+        dim = bridge.to_onnx(model).graph.input[0].type.tensor_type.shape.dim[1]
+        return dim.dim_param or dim.dim_value
+
+    fixed = np.ones((4, 3), np.float32)
+    assert time(layers.GRU(2, return_sequences=True), layers.Dense(1)) == "time"
+    assert time(layers.GRU(2, return_sequences=True), layers.Flatten(), layers.Dense(1)) == 4
+    assert time(layers.GRU(2, return_sequences=True), layers.Reshape((8,)), layers.Dense(1)) == 4
+    assert time(layers.Lambda(lambda x: x + fixed), layers.GRU(2), layers.Dense(1)) == 4
+
+
 def test_dropout_that_is_always_on_is_refused() -> None:
     x = keras.Input((None, 3))
     with pytest.raises(Unsupported, match=r"rnn: called with training=True"):
