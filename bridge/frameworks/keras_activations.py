@@ -54,6 +54,13 @@ def function_of(name: str) -> Any:
     return _legacy(name) or name
 
 
+def legacy_name(activation: Activation) -> str | None:
+    """Bridge's name of an activation that Keras 2 had and Keras 3 has not; None for any other."""
+    from bridge.layout.options import same
+
+    return next((name for name, one in LEGACY.items() if same(one, activation)), None)
+
+
 def onnx_activation(name: str) -> Activation | None:
     """The activation of the recurrent operators that `name` (as `name_of` gives it) is; None where they lack it."""
     from bridge import layout

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from bridge.cell import Cell
+from bridge.cell import Activation, Cell
 from bridge.errors import NotRepresentable, UsageError
 from bridge.frameworks import keras_graph
-from bridge.frameworks.keras_activations import name_of, onnx_activation
+from bridge.frameworks.keras_activations import function_of, legacy_name, name_of, onnx_activation
 from bridge.frameworks.keras_read import LAYOUTS, Direction, is_cell, is_recurrent, read_layers
+
+if TYPE_CHECKING:
+    from bridge.layout.writing import Fit
 
 NATIVE: Final = MappingProxyType({"LSTM": "LSTM", "GRU": "GRU", "RNN": "SimpleRNN"})
 """The Keras layer of each operator."""
@@ -56,9 +59,14 @@ def layer_of(cell: Cell, *, own_cells: bool, merge: str | None = "concat", **opt
     """
     import keras
 
+    from bridge import layout
+
     halves = cell.split()
     options = {"return_sequences": True, "dtype": cell.dtype.name, **options}
     name = options.pop("name", None)
+    if not own_cells:  # functions of Keras 2 are bridge's own as well
+        for half in halves:
+            layout.fit(LAYOUTS[half.op], half)
     own = own_cells and not all(_fits(half) for half in halves)
     make = _own_layer if own else _native_layer
     if len(halves) == 1:
@@ -76,23 +84,30 @@ def layer_of(cell: Cell, *, own_cells: bool, merge: str | None = "concat", **opt
 
 
 def _fits(cell: Cell) -> bool:
-    from bridge import layout
-
     try:
-        layout.fit(LAYOUTS[cell.op], cell)
+        _fit(cell)
     except NotRepresentable:
         return False
     return True
 
 
+def _fit(cell: Cell) -> Fit:
+    """The native layer's parameters and options; activations of Keras 2 stand in the options as what they are."""
+    from bridge import layout
+
+    roles = (("activation", 0),) if cell.op == "RNN" else (("recurrent_activation", 0), ("activation", 1))
+    table = cell.activation_table()[0]
+    given = {option: table[at] for option, at in roles if legacy_name(table[at]) is not None}
+    return layout.fit(LAYOUTS[cell.op], cell, **given)
+
+
 def _native_layer(cell: Cell, options: Mapping[str, Any]) -> Any:
     import keras
 
-    from bridge import layout
-
-    fitted = layout.fit(LAYOUTS[cell.op], cell)
+    fitted = {name: function_of(legacy_name(value) or "") if isinstance(value, Activation) else value
+              for name, value in _fit(cell).options.items()}  # fmt: skip
     cls = getattr(keras.layers, NATIVE[cell.op])
-    return cls(cell.hidden_size, **fitted.options, go_backwards=cell.direction == "reverse", **options)
+    return cls(cell.hidden_size, **fitted, go_backwards=cell.direction == "reverse", **options)
 
 
 def _own_layer(cell: Cell, options: Mapping[str, Any]) -> Any:
@@ -122,7 +137,7 @@ def _arrays(keras_cell: Any, cell: Cell) -> list[tuple[Any, np.ndarray]]:
     from bridge import layout
 
     if is_cell(keras_cell):
-        params = layout.write_params(LAYOUTS[cell.op], cell)
+        params = _fit(cell).params
         return [(getattr(keras_cell, key), params[key]) for key in KEYS if key in params]
     stateless = replace(cell, initial_h=None, initial_c=None)
     params = layout.write_params(f"bridge.{cell.op}Cell", stateless)

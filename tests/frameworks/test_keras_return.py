@@ -243,3 +243,13 @@ def test_wrong_calls_and_unknown_operators_are_refused_by_name() -> None:
     graph = helper.make_graph([node], "g", [value], [helper.make_tensor_value_info("y", TensorProto.STRING, ["n"])])
     with pytest.raises(Unsupported, match="StringConcat"):
         bridge.to_keras(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
+
+
+def test_hard_sigmoid_of_keras_2_comes_back_as_a_native_layer(tmp_path: Path) -> None:
+    cell = random_cell("GRU", 4, 3, np.random.default_rng(1), activations=("HardSigmoid", "Tanh"))
+    w = Writer()
+    w.output(w.recurrent(cell, w.input("x", "float32", ["time", "batch", 4]), name="gru")[0], "y")
+    imported = bridge.to_keras(w.model())
+    assert_agrees(w.model(), imported, feeds_of(w.model()))
+    assert [type(layer) for layer in imported.recurrent] == [keras.layers.GRU]
+    assert initialisers(door.export(imported, ExportOptions())) == initialisers(w.model())
