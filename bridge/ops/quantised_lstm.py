@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -72,15 +72,22 @@ def dynamic_quantize_lstm(
         recur = partial(_product, node, weights=R[at], scale=R_scale[at], zero_point=R_zero_point[at])
         gates = _product(node, X, W[at], W_scale[at], W_zero_point[at])
         gates = gates if B is None else gates + (B[at, : 4 * size] + B[at, 4 * size :])
+        results.append(_direction(node, gates, recur, (h[at], c[at]), reverse))
+    return tuple(
+        node.xp.stack(list(each), axis=axis) for each, axis in zip(zip(*results, strict=True), (1, 0, 0), strict=True)
+    )
 
-        def step(carry: Values, x: Values, recur: partial[Array] = recur) -> tuple[Values, Values]:
-            h, c = _cell(node, x[0] + recur(carry[0]), carry[1], size)
-            return (h, c), (h,)
 
-        (last_h, last_c), (Y,) = node.backend.scan(step, (h[at], c[at]), (gates,), reverse)
-        results.append((Y, last_h, last_c))
-    Ys, hs, cs = zip(*results, strict=True)
-    return node.xp.stack(list(Ys), axis=1), node.xp.stack(list(hs), axis=0), node.xp.stack(list(cs), axis=0)
+def _direction(node: Node, gates: Array, recur: Callable[[Array], Array], start: Values, reverse: bool) -> Values:
+    """Y [T, N, H] and the final h and c [N, H] of one direction from the products of its input [T, N, 4H]."""
+    size = int(start[0].shape[-1])
+
+    def step(carry: Values, x: Values) -> tuple[Values, Values]:
+        h, c = _cell(node, x[0] + recur(carry[0]), carry[1], size)
+        return (h, c), (h,)
+
+    (h, c), (Y,) = node.backend.scan(step, start, (gates,), reverse)
+    return Y, h, c
 
 
 def _product(node: Node, x: Array, weights: Array, scale: Array, zero_point: Array) -> Array:
