@@ -33,15 +33,18 @@ def _sequence_shapes(x: Tensor, h: Any, c: Any, call: int, rows: int, features: 
 
 @torch.library.custom_op(f"{NAMESPACE}::packed_sequence", mutates_args=())
 def packed_sequence(data: Tensor, batch_sizes: Tensor, padded: Tensor, lengths: Tensor, h: Tensor | None,
-                    c: Tensor | None, call: int, rows: int, features: int, state: int, cell: int,
-                    batch_axis: int) -> list[Tensor]:  # fmt: skip
-    """The same over packed data [sum of lengths, I]; `padded` and `lengths` are what was packed."""
+                    c: Tensor | None, order: Tensor | None, inverse: Tensor | None, call: int, rows: int, features: int,
+                    state: int, cell: int, batch_axis: int) -> list[Tensor]:  # fmt: skip
+    """The same over packed data [sum of lengths, I]; `padded` and `lengths` are what was packed.
+
+    Where the batch was sorted for it, `order` and `inverse` say how; the states are in the order before.
+    """
     raise NotImplementedError
 
 
 @packed_sequence.register_fake
-def _packed_sequence_shapes(data: Tensor, batch_sizes: Any, padded: Tensor, lengths: Tensor, h: Any, c: Any, call: int,
-                            rows: int, features: int, state: int, cell: int, batch_axis: int
+def _packed_sequence_shapes(data: Tensor, batch_sizes: Any, padded: Tensor, lengths: Tensor, h: Any, c: Any, order: Any,
+                            inverse: Any, call: int, rows: int, features: int, state: int, cell: int, batch_axis: int
                             ) -> list[Tensor]:  # fmt: skip
     batch = padded.shape[batch_axis]
     return [data.new_empty(data.shape[0], features), *_states(data, rows, batch, state, cell)]
@@ -118,7 +121,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     pad_sizes = {"value": "FLOAT", "batch_axis": "INT", "packed_batch_axis": "INT", "mode": "INT"}
     return {
         ops.sequence.default: stub_recorder("Sequence", ["x", "h", "c"], layer, 3),
-        ops.packed_sequence.default: stub_recorder("PackedSequence", [*packed, "h", "c"], layer, 3),
+        ops.packed_sequence.default: stub_recorder("PackedSequence", [*packed, "h", "c", "order", "inverse"], layer, 3),
         ops.step.default: stub_recorder("Step", ["x", "h", "c"], step_sizes, 2),
         ops.pack.default: stub_recorder("Pack", ["padded", "lengths"], {"batch_axis": "INT", "full": "INT"}, 2),
         ops.pad.default: stub_recorder("Pad", [*packed, "total"], pad_sizes, 1),

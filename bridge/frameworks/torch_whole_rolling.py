@@ -45,6 +45,16 @@ class Series:
         return flip(w, self.value, 0) if self.backwards else self.value
 
 
+@dataclass(eq=False, slots=True)
+class Chain:
+    """Steps of one cell, each from the state of the one before."""
+
+    steps: list[ir.Node]
+    output: Series | None = None
+    """[T,N,H], once it is written as a layer."""
+    finals: Sequence[ir.Value | None] = ()
+
+
 class Rolling:
     """Series of values in one graph; `chain_output` knows the layers that steps have become."""
 

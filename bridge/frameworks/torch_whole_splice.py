@@ -19,7 +19,7 @@ from bridge.frameworks.stack import Stack
 from bridge.frameworks.stack_export import state_names, state_shape, write_layer, write_layers
 from bridge.frameworks.torch_whole_loops import COUNTS
 from bridge.frameworks.torch_whole_ops import FULL, GENERAL
-from bridge.frameworks.torch_whole_rolling import Rolling, Series
+from bridge.frameworks.torch_whole_rolling import Chain, Rolling, Series
 from bridge.graph.stubs import DOMAIN
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Values = Sequence["ir.Value | None"]
 
-MOST_INPUTS: Final = 6
+MOST_INPUTS: Final = 8
 
 SYMBOL: Final = r"s\d+"
 """A symbol as torch writes it; anything else is an expression of several."""
@@ -50,16 +50,6 @@ class Padded:
     """int32 [N]."""
     clean: bool
     """Whether it is zeros past the lengths."""
-
-
-@dataclass(eq=False, slots=True)
-class Chain:
-    """Steps of one cell, each from the state of the one before."""
-
-    steps: list[ir.Node]
-    output: Series | None = None
-    """[T,N,H], once it is written as a layer."""
-    finals: Sequence[ir.Value | None] = ()
 
 
 class Stub(NamedTuple):
@@ -165,8 +155,10 @@ class Splice:
         known = self.padded.get(id(data))
         if known is None:
             known = self._unpacked(w, data, _time_major(w, source, stub.attributes["batch_axis"]), lengths)
+        order, inverse = stub.inputs[6:8]
         initial, exposed = self._initial(w, path, stack, known.x, stub.inputs[4:6])
-        y, finals = write_layers(w, stack, known.x, known.lengths, initial, self.form)
+        y, finals = write_layers(w, stack, known.x, known.lengths, _ordered(w, initial, order), self.form)
+        finals = _ordered(w, finals, inverse)
         packed = self._packed(w, stub.outputs[0], Padded(y, known.lengths, clean=True))
         return [packed, *self._finals(path, finals, exposed)]
 
@@ -319,6 +311,13 @@ WRITERS: Final = {
 
 def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def _ordered(w: Writer, states: Mapping[str, ir.Value], order: ir.Value | None) -> dict[str, ir.Value]:
+    """States [rows, N, size] with the batch in another order."""
+    if order is None:
+        return dict(states)
+    return {name: w.typed(w.op("Gather", value, order, axis=1), value.shape) for name, value in states.items()}
 
 
 def _time_major(w: Writer, x: ir.Value, batch_axis: int) -> ir.Value:

@@ -102,8 +102,6 @@ def _run_sequence(trace: Trace, module: Any, x: Any, hx: Any) -> Any:
     batch_axis = 0 if module.batch_first and not packed else 1
     data = x.data if packed else x if batched else x.unsqueeze(batch_axis)
     states = _states_of(module, hx, batched)
-    if packed:
-        states = [None if state is None else _permuted(state, x.sorted_indices) for state in states]
     _check(module, data, states, x.batch_sizes if packed else None, trace)
     directions = 2 if module.bidirectional else 1
     state = getattr(module, "proj_size", 0) or module.hidden_size
@@ -112,10 +110,10 @@ def _run_sequence(trace: Trace, module: Any, x: Any, hx: Any) -> Any:
     if packed:
         known = trace.packed[id(x.batch_sizes)]
         y, *finals = torch.ops.rnn_bridge.packed_sequence(
-            data, x.batch_sizes, known.padded, known.lengths, *states, *sizes, known.batch_axis
-        )
+            data, x.batch_sizes, known.padded, known.lengths, *states, x.sorted_indices, x.unsorted_indices, *sizes,
+            known.batch_axis,
+        )  # fmt: skip
         result = PackedSequence(y, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
-        finals = [_permuted(final, x.unsorted_indices) for final in finals]
     else:
         result, *finals = torch.ops.rnn_bridge.sequence(data, *states, *sizes, batch_axis)
         if not batched:
@@ -132,10 +130,6 @@ def _states_of(module: nn.Module, hx: Any, batched: bool) -> list[Any]:
         raise RuntimeError(f"{type(module).__name__}: the initial states have {states[0].dim()} axes")
     states = [state if batched else state.unsqueeze(1) for state in states]
     return states if len(states) == 2 else [*states, None]
-
-
-def _permuted(state: Tensor, indices: Tensor | None) -> Tensor:
-    return state if indices is None else state.index_select(1, indices)
 
 
 def _check(module: Any, data: Tensor, states: list[Any], batch_sizes: Any, trace: Trace) -> None:

@@ -219,6 +219,12 @@ def _concat(node: ir.Node, given: list[Label]) -> list[Label]:
     return [_other(given[0], {_axis(node, None) % _rank(node.inputs[0])})]
 
 
+def _split(node: ir.Node, given: list[Label]) -> list[Label]:
+    if any(label is not None for label in given[1:]):
+        raise _Stuck
+    return [_other(given[0], {_axis(node, 0) % _rank(node.inputs[0])})] * len(node.outputs)
+
+
 def _slice(node: ir.Node, given: list[Label]) -> list[Label]:
     if any(label is not None for label in given[1:]):
         raise _Stuck
@@ -265,7 +271,8 @@ def _over_axis(node: ir.Node, given: list[Label]) -> list[Label]:
 
 RULES: Final[Mapping[str, Callable[[Any, list[Label]], list[Label]]]] = MappingProxyType({
     "Transpose": _transpose, "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Reshape": _reshape, "LSTM": _recurrent,
-    "GRU": _recurrent, "RNN": _recurrent, "Concat": _concat, "Slice": _slice, "Gather": _gather, "ReduceMax": _extreme,
+    "GRU": _recurrent, "RNN": _recurrent, "Concat": _concat, "Split": _split, "Slice": _slice,
+    "Gather": _gather, "ReduceMax": _extreme,
     "ReduceMin": _extreme, "MatMul": _product, "Gemm": _product, "Softmax": _over_axis, "LogSoftmax": _over_axis,
     "LayerNormalization": _over_axis,
 })  # fmt: skip

@@ -254,6 +254,43 @@ def test_a_live_model_says_what_its_forward_takes() -> None:
         bridge.run(module, {"input": frames()})
 
 
+class PackedFinal(nn.Module):
+    """A packed layer; `read` says whether the packed data themselves are an output."""
+
+    def __init__(self, read: bool) -> None:
+        super().__init__()
+        self.rnn, self.read = nn.LSTM(INPUTS, HIDDEN, 2, batch_first=True), read
+
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, (h, _) = self.rnn(packed)
+        padded, _ = nn.utils.rnn.pad_packed_sequence(y, batch_first=True)
+        return (padded, h, y.data) if self.read else (padded, h)
+
+
+@pytest.mark.parametrize("read", [False, True], ids=["sort removed", "sort kept"])
+def test_exposed_states_of_a_packed_layer_are_in_the_order_of_the_batch(read: bool) -> None:
+    torch.manual_seed(0)
+    module = PackedFinal(read).eval()
+    x, lengths = frames(3, 6), np.array([2, 6, 4])
+    rng = np.random.default_rng(1)
+    h, c = (rng.uniform(-1, 1, (2, 3, HIDDEN)).astype(np.float32) for _ in "hc")
+    model = bridge.to_onnx(module, example=(x, lengths), states="inputs")
+    assert ("TopK" in {node.op_type for node in model.graph.node}) == read
+    mine = bridge.run(model, {"x": x, "lengths": lengths, "rnn.initial_h": h, "rnn.initial_c": c})
+    exact = copy.deepcopy(module).double()
+    results = []
+    for own, dtype in ((module, torch.float32), (exact, torch.float64)):
+        packed = nn.utils.rnn.pack_padded_sequence(
+            torch.tensor(x, dtype=dtype), torch.tensor(lengths), batch_first=True, enforce_sorted=False
+        )
+        with torch.no_grad():
+            y, finals = own.rnn(packed, tuple(torch.tensor(value, dtype=dtype) for value in (h, c)))
+        results.append([nn.utils.rnn.pad_packed_sequence(y, batch_first=True)[0], *finals])
+    for name, expected, referee in zip(("output_0", "rnn.h_n", "rnn.c_n"), *results, strict=True):
+        assert_within_referee_bound(mine[name], expected.numpy(), referee.numpy())
+
+
 def test_dynamic_names_the_axes_and_fixes_the_others() -> None:
     module = nn.Sequential(nn.GRU(INPUTS, HIDDEN, batch_first=True)).eval()
     model = bridge.to_onnx(module, example=(frames(),), dynamic={"input": {1: "frames"}})

@@ -47,7 +47,8 @@ def masked(w: Writer, x: Any, lengths: Any, _: Any) -> list[Any]:
     valid = w.op("Less", steps, w.unsqueeze(lengths, 0))
     y = w.op("Where", w.unsqueeze(valid, 2), x, w.constant(np.zeros((), np.float32)))
     flat = w.op("Reshape", w.transpose(y, (1, 0, 2)), w.constant([0, -1]))
-    return [(1, y), (0, flat), (0, w.squeeze(w.slice(w.transpose(y, (1, 0, 2)), 1, 0, 1), 1))]
+    parts = w.op("Split", x, outputs=3, axis=2, num_outputs=3)
+    return [(1, y), (1, parts[2]), (0, flat), (0, w.squeeze(w.slice(w.transpose(y, (1, 0, 2)), 1, 0, 1), 1))]
 
 
 def product(w: Writer, x: Any, lengths: Any, _: Any) -> list[Any]:
