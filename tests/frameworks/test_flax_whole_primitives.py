@@ -15,6 +15,7 @@ from jax import lax
 
 import bridge
 from tests.tolerances import assert_within_referee_bound
+from tests.whole_models.flax_runs import QUICK
 
 FEATURES = 6
 Make = Callable[[int, int, np.random.Generator], tuple[np.ndarray, ...]]
@@ -123,10 +124,10 @@ def test_a_function_of_jax_is_right_at_a_size_the_export_has_not_seen(name: str)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     arrays = make(3, 8, np.random.default_rng(1))
     actual = session.run(None, dict(zip((entry.name for entry in session.get_inputs()), arrays, strict=True)))
-    expected = jax.tree.leaves(jax.jit(function)(*arrays))
+    expected = jax.tree.leaves(jax.jit(function, compiler_options=QUICK)(*arrays))
     with jax.enable_x64(True):
         exact = [array.astype(np.float64) if array.dtype.kind == "f" else array for array in arrays]
-        referee = jax.tree.leaves(jax.jit(function)(*exact))
+        referee = jax.tree.leaves(jax.jit(function, compiler_options=QUICK)(*exact))
     for got, want, truth in zip(actual, expected, referee, strict=True):
         if np.asarray(want).dtype.kind != "f":
             np.testing.assert_array_equal(got, want, strict=True)

@@ -219,6 +219,17 @@ class OwnCell(nnx.RNNCellBase):
         return 1
 
 
+class Ensemble(nnx.Module):
+    """One layer for each of three members, their weights stacked."""
+
+    def __init__(self, d: Any) -> None:
+        make = nnx.vmap(lambda rngs: nnx.RNN(nnx.GRUCell(INPUTS, HIDDEN, param_dtype=d, rngs=rngs)))
+        self.members = nnx.split_rngs(splits=3)(make)(nnx.Rngs(0))
+
+    def __call__(self, x: Any) -> Any:
+        return nnx.vmap(lambda member, x: member(x), in_axes=(0, None))(self.members, x)
+
+
 def nnx_cases() -> list[Case]:
     kinds = (nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell, nnx.SimpleCell)
     found = [Case(f"nnx tagger {kind.__name__}", lambda d, k=kind: NnxTagger(nnx_rnn(k, d), HIDDEN), tokens, 1)
@@ -279,6 +290,7 @@ def nnx_layers() -> list[Case]:
              head=linear(HIDDEN, CLASSES)), pair, 2),
         Case("nnx form=scan", around(lambda m, x: m.head(m.rnn(x)), rnn=gru, head=linear(HIDDEN, 2)), frames, 0, 1,
              options=(("form", "scan"),)),
+        Case("nnx ensemble", Ensemble, frames, 3),
         Case("nnx Sequential", lambda d: nnx.Sequential(nnx_rnn(nnx.GRUCell, d), nnx.relu,
              nnx.Linear(HIDDEN, 2, rngs=nnx.Rngs(0))), frames, 1),
         Case("nnx jit inside", around(lambda m, x: m.head(nnx.jit(lambda rnn, x: rnn(x))(m.rnn, x)), rnn=gru,

@@ -20,7 +20,10 @@ from tests.whole_models.verdict import Run, Verdict, judge
 
 PEER = "jax2onnx"
 
-__all__ = ["PEER", "all_cases", "built", "export", "outputs", "peer", "run", "runs", "split"]
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Compiled in half the time; each program runs once."""
+
+__all__ = ["PEER", "QUICK", "all_cases", "built", "export", "outputs", "peer", "run", "runs", "split"]
 
 
 def _drawn(values: Any, draw: np.random.Generator) -> Any:
@@ -28,7 +31,7 @@ def _drawn(values: Any, draw: np.random.Generator) -> Any:
 
     def one(path: Any, leaf: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.key(0)
+            return jnp.broadcast_to(jax.random.key(0), leaf.shape)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return jnp.zeros(leaf.shape, leaf.dtype)
         low = 0.5 if "var" in jax.tree_util.keystr(path) else -0.6
@@ -72,9 +75,10 @@ def outputs(model: tuple[Any, Any], arrays: Any) -> list[np.ndarray]:
     """The flat outputs of Flax itself, compiled as a whole: op by op takes ten times as long."""
     module, values = model
     if isinstance(module, nnx.GraphDef):
-        result = jax.jit(lambda state, *arrays: nnx.merge(module, state)(*arrays))(values, *arrays)
+        result = jax.jit(lambda state, *arrays: nnx.merge(module, state)(*arrays), compiler_options=QUICK)(
+            values, *arrays)  # fmt: skip
     else:
-        result = jax.jit(module.apply)(values, *arrays)
+        result = jax.jit(module.apply, compiler_options=QUICK)(values, *arrays)
     return [np.asarray(leaf) for leaf in jax.tree.leaves(result)]
 
 
