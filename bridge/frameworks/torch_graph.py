@@ -160,9 +160,9 @@ class _Level:
         outer = self._captured(step.captures)
         levels, bodies = {}, {}
         for name, block in step.bodies.items():
-            shell = nn.Module()
-            levels[name] = _Level(self.writer, block, shell, "")
-            bodies[name] = (shell, [outer.index(value) for value in self._captured(block.captures)])
+            inside = nn.Module()
+            levels[name] = _Level(self.writer, block, inside, "", self.reserved)
+            bodies[name] = (inside, [outer.index(value) for value in self._captured(block.captures)])
         shell = Operator(step, fixed, positions, bodies)
         self.paths[at] = place(self.owner, path, shell, self.reserved)
         for name, level in levels.items():

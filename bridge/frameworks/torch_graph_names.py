@@ -63,4 +63,4 @@ def variable(name: str) -> str:
     """`name` as a Python variable in small letters; the graph keeps it apart from others, keywords and builtins."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     cleaned = re.sub(r"[^0-9a-z]+", "_", words.lower()).strip("_") or "value"
-    return f"_{cleaned}" if cleaned[0].isdigit() else cleaned
+    return f"_{cleaned}" if cleaned[0].isdigit() else "self_" if cleaned == "self" else cleaned

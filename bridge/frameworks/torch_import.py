@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 
 from bridge.cell import Cell
 from bridge.errors import BadInput, UsageError
@@ -85,7 +85,7 @@ class OnnxModule(fx.GraphModule, Whole):  # type: ignore[misc]
         """The graph's outputs in order."""
         return self.origin.output_names
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the graph.
 
         Raises:
@@ -95,6 +95,12 @@ class OnnxModule(fx.GraphModule, Whole):  # type: ignore[misc]
         given = self._bind(args, kwargs)
         return super().__call__(*(port.placed(self._tensor(port.name, given[port.name]), TorchBackend())
                                   for port in self.origin.ports))  # fmt: skip
+
+    def recompile(self) -> Any:
+        """Make `forward` of the graph. The call stays this class's: torch's own cannot take every name of an input."""
+        code = super().recompile()
+        type(self).__call__ = OnnxModule.__call__  # type: ignore[method-assign]  # of the instance's own class
+        return code
 
     def present_model(self, options: ExportOptions = ExportOptions()) -> ir.Model:  # noqa: B008 (frozen)
         """The imported graph with the present weights.
@@ -142,7 +148,7 @@ class OnnxModule(fx.GraphModule, Whole):  # type: ignore[misc]
         return torch.tensor(array, device=device)
 
 
-RESERVED = frozenset(dir(OnnxModule))
+RESERVED = frozenset([*dir(OnnxModule), *vars(fx.GraphModule(nn.Module(), fx.Graph()))])
 """What a graph's names may not hide."""
 
 

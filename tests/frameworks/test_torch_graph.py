@@ -17,7 +17,7 @@ from torch import fx, nn
 import bridge
 from bridge.errors import Unsupported
 from bridge.frameworks.torch_graph_operator import Operator
-from bridge.graph import as_model
+from bridge.graph import Writer, as_model
 from bridge.ops.program import evaluate
 from tests.ops.agreement import onnxruntime_outputs
 from tests.ops.rows import Row, rows
@@ -191,6 +191,29 @@ def test_fresh_norms_that_hold_the_same_ones_stay_apart() -> None:
 
 def test_negative_rows_of_an_embedding_count_from_the_end(imported: Any) -> None:
     assert torch.equal(imported(tokens() - 7), imported(tokens()))
+
+
+def test_names_that_python_torch_or_a_graph_module_keeps_for_itself() -> None:
+    names = ["self", "obj", "torch", "x.1", "X.1", "123", "ünï", "class", "x y\n; import os", "device", "forward"]
+    w = Writer()
+    total, *others = [w.input(name, "float32", ("n", 2)) for name in names]
+    for value in others:
+        total = w.op("Add", total, value)
+    square = w.op("MatMul", total, w.constant(np.full((2, 2), 0.5, np.float32), "train"))
+    limited = w.op("Clip", square, w.constant(np.float32(0)), w.constant(np.float32(9)))
+    w.output(w.op("Mul", limited, w.constant(np.ones(2, np.float32), "code")), "out.put")
+    own = {"MatMul": "graph/lambda", "Clip": "meta"}
+    model = w.model()
+    for node in model.graph:
+        node.name = own.get(node.op_type, node.name)
+    module = bridge.to_torch(model)
+    arrays = [np.full((3, 2), at, np.float32) for at in range(len(names))]
+    assert module.input_names == tuple(names)
+    by_name = module(**dict(zip(names, arrays, strict=True)))
+    assert torch.equal(module(*arrays), by_name)
+    np.testing.assert_array_equal(by_name.detach(), np.full((3, 2), 9, np.float32))
+    assert {name.split(".")[0] for name in module.state_dict()} == {"graph_1", "code_1"}
+    assert bridge.to_onnx(copy.deepcopy(module)).graph.input[0].name == "self"
 
 
 class Branches(nn.Module):
