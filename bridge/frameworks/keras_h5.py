@@ -27,9 +27,11 @@ import numpy as np
 from bridge.cell import Activation, Cell
 from bridge.errors import BadInput, NotRepresentable, Unsupported
 from bridge.frameworks.keras_h5_files import (
+    RESET_AFTER_NOTE,
     FileVersion,
     attribute_names,
     file_version,
+    hard_sigmoid_note,
     model_document,
     refuse_links,
     stored_array,
@@ -232,11 +234,12 @@ def _row(
     if row != "keras.GRU":
         return row, {}, []
     if bias is not None:
-        return row, {"reset_after": bias.ndim == 2}, []
+        unsaid = config is not None and "reset_after" not in config and bias.ndim == 1
+        return row, {"reset_after": bias.ndim == 2}, [RESET_AFTER_NOTE] if unsaid else []
     if config is None:
         raise Unsupported("a GRU without bias, in a file that does not say whether reset_after", where=where,
                           do='read_params("keras.GRU", {…}, reset_after=…) with the arrays of the file')  # fmt: skip
-    said = [] if "reset_after" in config else ["reset_after is not recorded, so it is False"]
+    said = [] if "reset_after" in config else [RESET_AFTER_NOTE]
     return row, {"reset_after": bool(config.get("reset_after", False))}, said
 
 
@@ -246,7 +249,9 @@ def _activations(
     """Keras names by role, from the configuration, else from the version's defaults with a note."""
     names = ("activation",) if op == "RNN" else ("recurrent_activation", "activation")
     if config is not None and all(name in config for name in names):
-        return {name: _activation_name(config[name], where) for name in names}, []
+        recorded = {name: _activation_name(config[name], where) for name in names}
+        changed = version.vocabulary == "keras2" and "hard_sigmoid" in recorded.values()
+        return recorded, [hard_sigmoid_note(version)] if changed else []
     defaults = {"recurrent_activation": version.recurrent_activation, "activation": "tanh"}
     found: dict[str, str] = {}
     for name in names:

@@ -18,6 +18,9 @@ LARGEST_EXPANSION: Final = 1000
 """A dataset may be this many times larger than the file that holds it: weights hardly compress."""
 
 
+RESET_AFTER_NOTE: Final = "reset_after is not recorded, so it is False; Keras 3 would take True"
+
+
 @dataclass(frozen=True, slots=True)
 class FileVersion:
     """The Keras that wrote a file."""
@@ -58,6 +61,12 @@ def file_version(file: Any) -> FileVersion:
 def text_of(value: Any) -> str:
     """An attribute as text."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def hard_sigmoid_note(version: FileVersion) -> str:
+    """What a reader of the numbers must know about an older file's hard_sigmoid."""
+    return (f"hard_sigmoid is clip(0.2 x + 0.5, 0, 1), as Keras {version.text or '2'} meant it; "
+            "Keras 3 would load clip(x / 6 + 0.5, 0, 1)")  # fmt: skip
 
 
 def attribute_names(group: Any, key: str) -> list[str]:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from bridge.errors import BadInput, Unsupported
-from bridge.frameworks.keras_h5_files import FileVersion
+from bridge.frameworks.keras_h5_files import RESET_AFTER_NOTE, FileVersion, hard_sigmoid_note
 
 SAME_ACTIVATIONS: Final = (
     "linear", "relu", "sigmoid", "tanh", "softmax", "softplus", "softsign", "elu", "selu", "exponential", "silu",
@@ -133,8 +133,7 @@ def _activation(value: Any, key: str, name: str, scope: Scope) -> Any:
 def _hard_sigmoid(name: str, scope: Scope) -> Any:
     from bridge.frameworks.keras_legacy_functions import keras2_hard_sigmoid
 
-    scope.notes.append(f"{name}: hard_sigmoid is clip(0.2 x + 0.5, 0, 1), as Keras {scope.version.text or '2'} meant "
-                       "it; Keras 3 would load clip(x / 6 + 0.5, 0, 1)")  # fmt: skip
+    scope.notes.append(f"{name}: {hard_sigmoid_note(scope.version)}")
     return keras2_hard_sigmoid
 
 
@@ -143,7 +142,7 @@ def _missing(kind: str, config: Mapping[str, Any], known: frozenset[str], name: 
     found: dict[str, Any] = {}
     if "reset_after" in known and "reset_after" not in config:
         found["reset_after"] = False
-        scope.notes.append(f"{name}: reset_after is not recorded, so it is False; Keras 3 would take True")
+        scope.notes.append(f"{name}: {RESET_AFTER_NOTE}")
     if "recurrent_activation" in known and "recurrent_activation" not in config:
         value = "hard_sigmoid" if kind.startswith("ConvLSTM") else scope.version.recurrent_activation
         if value is None:

@@ -472,6 +472,7 @@ def test_notes_reach_the_export_and_the_report(rng: np.random.Generator, tmp_pat
     assert len(notes) == 2
     assert all("Keras 3 would" in note for note in notes)
     assert set(notes) <= set(bridge.verify(path, "keras").notes)
+    assert set(notes) == set(bridge.inspect(path).notes)
     assert bridge.cells(path) == {"gru": bridge.cells(proto)["gru"]}
 
 
