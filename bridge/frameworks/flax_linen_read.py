@@ -74,11 +74,11 @@ def read_layers(source: tuple[nn.Module, Mapping[str, Any]]) -> list[Layer]:
         layers: list[Layer] = []
         for at, each in enumerate(module.layers):
             if not isinstance(each, LAYERS):
-                raise Unsupported(f"layers_{at} is {described(each)}: whole linen modules are not exported yet",
+                raise Unsupported(f"layers_{at} is {described(each)}: it is no recurrent layer",
                                   where="nn.Sequential", do="export its recurrent layers one by one")  # fmt: skip
             layers.append(read_layer(each, f"layers_{at}"))
         return layers
-    raise Unsupported("this module is not recurrent itself: whole linen modules are not exported yet",
+    raise Unsupported("this module is not recurrent itself: it is no recurrent layer",
                       where=type(module).__name__,
                       do="export its recurrent modules one by one, each with its part of the variables")  # fmt: skip
 

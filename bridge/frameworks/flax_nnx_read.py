@@ -51,12 +51,12 @@ def read_layers(module: nnx.Module) -> list[Layer]:
         layers: list[Layer] = []
         for at, each in enumerate(module.layers):
             if not isinstance(each, LAYERS):
-                raise Unsupported(f"layers.{at} is {described(each)}: whole nnx modules are not exported yet",
+                raise Unsupported(f"layers.{at} is {described(each)}: it is no recurrent layer",
                                   where="nnx.Sequential", do="export its recurrent layers one by one")  # fmt: skip
             layers.append(read_layer(each, f"layers.{at}"))
         return layers
     paths = [path for path, _ in recurrent_modules(module)]
-    raise Unsupported("this module is not recurrent itself: whole nnx modules are not exported yet",
+    raise Unsupported("this module is not recurrent itself: it is no recurrent layer",
                       where=type(module).__name__,
                       do=f"export its recurrent modules one by one: {', '.join(paths)}" if paths else "")  # fmt: skip
 

@@ -134,6 +134,17 @@ def test_a_static_argument_of_the_example_is_kept() -> None:
     np.testing.assert_allclose(got, module(x, 2.0)["logits"], atol=1e-6)  # 8 eps of values below 1
 
 
+def test_a_layer_norm_is_one_operator_and_more_exact_than_its_trace() -> None:
+    module = nnx.LayerNorm(64, rngs=nnx.Rngs(0))
+    x = (np.random.default_rng(0).standard_normal((3, 4, 64)) + 10).astype(np.float32)
+    model = bridge.to_onnx(module, example=(x[:2],))
+    assert [node.op_type for node in model.graph.node] == ["LayerNormalization"]
+    exact = x.astype(np.float64)
+    exact = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + 1e-6)
+    (got,) = session(model).run(None, {"x": x})
+    assert np.abs(got - exact).max() <= np.abs(module(x) - exact).max()
+
+
 @pytest.mark.parametrize("opset", [17, 22])
 def test_every_opset_is_written(opset: int) -> None:
     case = CASES["linen tagger GRUCell"]

@@ -6,6 +6,6 @@ overwrites onnxruntime-gpu, and an orbax-checkpoint below 0.11.37; it never writ
 
 Order of the files: `sizes` and `terms` are what a lowered value is, `walk` goes through a jaxpr, `table` lists the
 rules of all primitives and the files around it hold them; `recurrence` is the primitive that stands for a recurrent
-layer, `stubs_nnx` and `stubs_linen` put it in during the trace; `signature` and `trace` make the jaxpr with symbolic
-sizes; `export` and `execute` are what the doors call.
+layer (`norms` that of a LayerNorm), `stubs_nnx` and `stubs_linen` put it in during the trace; `signature` and `trace`
+make the jaxpr with symbolic sizes; `export` and `execute` are what the doors call.
 """

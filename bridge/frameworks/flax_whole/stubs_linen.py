@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 from flax import linen as nn
+from flax.core import meta
 from flax.linen.recurrent import _concatenate
 
 from bridge.frameworks.flax_cells import read_cell
 from bridge.frameworks.flax_linen_read import LAYOUTS, LIFTING, conv_lstm, parameters
 from bridge.frameworks.flax_scan_cells import CONV_LSTM
+from bridge.frameworks.flax_whole.norms import layer_norm
 from bridge.frameworks.flax_whole.stubs import BATCH, DROPS, Stub, call_layer, call_step, dtype_fits, stub, training
 from bridge.frameworks.flax_whole.walk import MARK
 
@@ -33,6 +35,11 @@ def _intercept(original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], con
             return _bidirectional(module, original, *args, **kwargs)
         if _kind(module) is not None:
             return _cell(module, original, *args, **kwargs)
+        if type(module) is nn.LayerNorm and len(args) == 1 and not kwargs:
+            params = meta.unbox(module.variables.get("params", {}))
+            found = layer_norm(module, args[0], params.get("scale"), params.get("bias"))
+            if found is not None:
+                return found
         _check_mode(module, *args, **kwargs)
         return original(*args, **kwargs)
 

@@ -13,6 +13,7 @@ from flax.nnx.nn.recurrent import _concatenate
 
 from bridge.frameworks.flax_cells import read_cell
 from bridge.frameworks.flax_nnx_read import LAYOUTS, parameters
+from bridge.frameworks.flax_whole.norms import layer_norm
 from bridge.frameworks.flax_whole.stubs import BATCH, DROPS, Stub, call_layer, call_step, dtype_fits, stub, training
 from bridge.frameworks.flax_whole.walk import MARK
 
@@ -56,6 +57,8 @@ def _stands_for(kind: type, original: Any) -> Any:
         return lambda self, carry, inputs: _cell(self, original, carry, inputs)
     if kind is nnx.Dropout:
         return lambda self, *args, **kwargs: _dropout(self, original, *args, **kwargs)
+    if kind is nnx.LayerNorm:
+        return lambda self, *args, **kwargs: _layer_norm(self, original, *args, **kwargs)
     if kind is nnx.BatchNorm:
         return lambda self, *args, **kwargs: _norm(self, original, *args, **kwargs)
     return original
@@ -129,6 +132,14 @@ def _cell(self: Any, original: Any, carry: Any, inputs: Any) -> Any:
     if own is None or not dtype_fits([own], inputs):
         return original(self, carry, inputs)
     return call_step(own, inputs, carry)
+
+
+def _layer_norm(self: Any, original: Any, x: Any, *, mask: Any = None) -> Any:
+    found = None
+    if type(self) is nnx.LayerNorm and mask is None and self.promote_dtype is dtypes.promote_dtype:
+        scale, bias = (None if each is None else each[...] for each in (self.scale, self.bias))
+        found = layer_norm(self, x, scale, bias)
+    return original(self, x, mask=mask) if found is None else found
 
 
 def _dropout(self: Any, original: Any, inputs: Any, *, deterministic: Any = None, rngs: Any = None) -> Any:

@@ -7,10 +7,11 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from bridge.frameworks.flax_whole import elementwise, gathers, loops, products, recurrence, reductions, shapes
+from bridge.frameworks.flax_whole import elementwise, gathers, loops, norms, products, recurrence, reductions, shapes
 from bridge.frameworks.flax_whole.walk import Rule
 
-FAMILIES: Final = (elementwise.RULES, shapes.RULES, products.RULES, reductions.RULES, gathers.RULES, recurrence.RULES)
+FAMILIES: Final = (elementwise.RULES, shapes.RULES, products.RULES, reductions.RULES, gathers.RULES, recurrence.RULES,
+                   norms.RULES)  # fmt: skip
 
 
 def rules() -> Mapping[str, Rule]:
