@@ -300,5 +300,5 @@ def _for_inputs(source: object, inputs: Mapping[str, np.ndarray]) -> ir.Model:
 def options_for(input_names: Iterable[str]) -> ExportOptions:
     """The export whose graph takes these inputs: lengths and initial states are asked for by their names."""
     names = set(input_names)
-    states = any(name.startswith("initial_") for name in names)
+    states = any(name.rpartition(".")[2].startswith("initial_") for name in names)
     return ExportOptions(lengths="lengths" in names, states="inputs" if states else "zero")
