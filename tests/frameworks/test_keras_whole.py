@@ -24,12 +24,11 @@ from tests.whole_models import keras_runs
 from tests.whole_models.keras_cases import OTHERS, Case, Pair, Tagger, ValueDependent, all_cases
 
 SHOWN = (
-    "bidirectional LSTM last", "GRU reset before tagger", "LSTM backwards tagger", "three layers with norms",
-    "StackedRNNCells states", "two kinds of direction", "Conv1D same and pooling", "multi-head attention between LSTM",
-    "keras.ops around LSTM", "shared layer", "encoder and decoder", "model in model, twice",
-    "dict of outputs", "subclassed", "subclassed with two arguments", "TimeDistributed Dense", "TimeDistributed model",
-    "ConvLSTM2D", "masked GRU backwards", "masked stack", "masked StackedRNNCells",
-    "mask_zero embedding right", "mask and states", "stateful", "states of a masked layer", "opset 17",
+    "bidirectional LSTM last", "GRU reset before tagger", "three layers with norms", "StackedRNNCells states",
+    "two kinds of direction", "Conv1D same and pooling", "shared layer", "encoder and decoder", "model in model, twice",
+    "dict of outputs", "subclassed", "TimeDistributed model", "ConvLSTM2D", "masked GRU backwards", "masked stack",
+    "mask_zero embedding right", "mask and states", "states of a masked layer", "masked cell of the caller's own",
+    "opset 17",
 )  # fmt: skip
 """One case of each kind at two sizes: the whole table takes minutes, and scripts/whole-models runs it."""
 
@@ -77,6 +76,23 @@ def test_cells_of_the_graph_and_of_the_model_are_the_same_and_go_back(rng: np.ra
     for name, cell in bridge.cells(other).items():
         np.testing.assert_array_equal(cell.W, found[name].W)
         np.testing.assert_array_equal(cell.B, found[name].B)
+
+
+def test_directions_that_are_two_nodes_are_assigned_by_their_own_names() -> None:
+    model, other = (keras_runs.built(CASES["two kinds of direction"]) for _ in range(2))
+    for weight in other.weights:
+        weight.assign(keras.ops.zeros_like(weight))
+    found = bridge.cells(bridge.to_onnx(model))
+    assert list(found) == list(bridge.cells(model)) == ["bidirectional.forward", "bidirectional.backward"]
+    assert bridge.cells(bridge.assign(other, found)) == found
+
+
+def test_states_are_asked_for_by_their_names(rng: np.random.Generator) -> None:
+    model = keras.Sequential([keras.Input((None, 3), name="x"), layers.Dense(3), layers.GRU(4, name="rnn")])
+    x, h = rng.standard_normal((2, 5, 3)).astype(np.float32), rng.standard_normal((2, 4)).astype(np.float32)
+    found = bridge.run(model, {"x": x, "rnn.initial_h": h})
+    assert list(found) == ["rnn", "rnn.h_n"]
+    np.testing.assert_array_equal(found["rnn"], found["rnn.h_n"])
 
 
 def test_names_keep_the_path_of_the_layer(rng: np.random.Generator) -> None:
@@ -227,8 +243,10 @@ def test_cells_and_activations_of_the_callers_own_are_the_loop_that_keras_runs()
 
 
 def test_verify_runs_the_model_itself(rng: np.random.Generator) -> None:
-    report = bridge.verify(tagger(rng), "torch")
+    model = tagger(rng)
+    report = bridge.verify(model, bridge.to_onnx(model))
     assert report.passed
+    assert [row.side for row in report.pairs[0].rows][1] == "keras Functional"
 
 
 @pytest.mark.models
