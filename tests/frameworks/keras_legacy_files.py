@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 
 INPUTS, UNITS = 4, 3
+FIRST = {"batch_input_shape": [None, None, INPUTS]}
+"""What Keras 2 wrote into the first layer of a Sequential."""
 Weights = dict[str, dict[str, np.ndarray]]
 
 
