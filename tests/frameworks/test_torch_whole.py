@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from bridge.errors import BadInput, BridgeError, Unsupported, UsageError
 from tests.models import model_file
 from tests.tolerances import assert_within_referee_bound
 from tests.whole_models.real_torch import Legere, Resemblyzer, Silero
-from tests.whole_models.torch_cases import EXAMPLE, HIDDEN, INPUTS, Shared, Tagger, Zeros, all_cases
-from tests.whole_models.torch_runs import built, export, judge, outputs, run
+from tests.whole_models.torch_cases import EXAMPLE, HIDDEN, INPUTS, Case, Shared, Tagger, Zeros, all_cases
+from tests.whole_models.torch_runs import built, export, judge, outputs
 
 CASES = {case.name: case for case in all_cases()}
 CHOSEN = (
@@ -34,10 +35,17 @@ CHOSEN = (
 """One of each kind; scripts/whole-models runs them all."""
 
 
+@cache
+def exported(name: str) -> tuple[Case, nn.Module, Any]:
+    """A case with its model, exported once."""
+    module = built(CASES[name])
+    return CASES[name], module, export(CASES[name], module)
+
+
 @pytest.mark.parametrize("name", CHOSEN)
 def test_a_model_is_right_at_sizes_the_export_has_not_seen(name: str) -> None:
-    case = CASES[name]
-    verdict = run(case)
+    case, module, model = exported(name)
+    verdict = judge(case, module, model)
     assert (verdict.outcome, verdict.detail) == ("right", "")
     assert (verdict.fused, verdict.scans) == (case.fused, case.scans)
 
@@ -119,27 +127,23 @@ def test_every_opset_is_written(opset: int) -> None:
     assert judge(case, module, model).outcome == "right"
 
 
-@pytest.mark.parametrize("name", ["packed LSTM, unsorted", "packed GRU bidirectional x2, total_length"])
-def test_the_sort_of_a_packed_batch_leaves_nothing_behind(name: str) -> None:
-    case = CASES[name]
-    left = {node.op_type for node in export(case, built(case)).graph.node}
+def test_the_sort_of_a_packed_batch_leaves_nothing_behind() -> None:
+    left = {node.op_type for node in exported("packed GRU bidirectional x2, total_length")[2].graph.node}
     assert left.isdisjoint({"TopK", "Gather", "GatherND", "ScatterElements"})
 
 
 def test_the_sort_stays_where_the_model_reads_packed_data() -> None:
-    case = CASES["packed, two layers"]
-    assert "TopK" in {node.op_type for node in export(case, built(case)).graph.node}
+    assert "TopK" in {node.op_type for node in exported("packed, arithmetic on the data")[2].graph.node}
 
 
 def test_a_loop_backwards_is_a_reverse_node() -> None:
-    case = CASES["a loop backwards"]
-    (node,) = (node for node in export(case, built(case)).graph.node if node.op_type == "RNN")
+    model = exported("a reversed loop, outputs in its order")[2]
+    (node,) = (node for node in model.graph.node if node.op_type == "LSTM")
     assert [entry.s for entry in node.attribute if entry.name == "direction"] == [b"reverse"]
 
 
 def test_a_layer_of_a_loop_keeps_its_name() -> None:
-    case = CASES["loops both ways under a head"]
-    back = bridge.to_torch(export(case, built(case)))
+    back = bridge.to_torch(exported("loops both ways under a head")[2])
     assert type(back.head) is nn.Linear
 
 
