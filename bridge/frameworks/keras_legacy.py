@@ -14,6 +14,9 @@ from bridge.errors import BadInput, Unsupported
 from bridge.frameworks.keras_files import Loaded, check_classes
 from bridge.frameworks.keras_h5_files import FileVersion, file_version, model_document, refuse_links
 
+MALFORMED = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+"""What comes of reading values of other types than a configuration has."""
+
 
 def load_legacy(path: str, custom_objects: Mapping[str, Any] | None = None) -> Loaded:
     """The model in an h5 file of any Keras.
@@ -56,9 +59,12 @@ def _whole(file: Any, path: str, document: Any, version: FileVersion, custom_obj
     # Kernels hold several gates side by side, CuDNN's biases two rows of them.
     sizes |= {size // gates for size in sizes for gates in (3, 4, 6, 8) if size % gates == 0}
     scope = Scope(path, version, custom_objects, sizes)
-    with no_copy_warning():
-        built = make_model(document, scope)
-        fill(built, weights, path)
+    try:
+        with no_copy_warning():
+            built = make_model(document, scope)
+    except MALFORMED as error:
+        raise BadInput(f"the configuration is malformed: {error}", where=path) from error
+    fill(built, weights, path)
     return Loaded(built.layer, tuple(dict.fromkeys(scope.notes)))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from bridge.errors import BadInput, BridgeError, Unsupported
 from bridge.frameworks.keras_legacy_layers import Built, make_layer
-from bridge.frameworks.keras_legacy_options import LARGEST, Scope, safe_name
+from bridge.frameworks.keras_legacy_options import LARGEST, Scope, dtype_of, safe_name
 
 FAILURES = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, NotImplementedError)
 """What Keras raises when shapes or dtypes do not fit."""
@@ -88,9 +88,8 @@ def _input(shape: Any, dtype: Any, name: str, scope: Scope) -> Any:
         for size in shape
     ):  # fmt: skip
         raise BadInput("no shape of an input", where=where, got=repr(shape)[:80])
-    if isinstance(dtype, dict):
-        dtype = dtype.get("config", {}).get("name")
-    return _guarded(lambda: keras.Input(batch_shape=tuple(shape), dtype=dtype, name=safe_name(name)), scope, name)
+    named = dtype_of(dtype, where)
+    return _guarded(lambda: keras.Input(batch_shape=tuple(shape), dtype=named, name=safe_name(name)), scope, name)
 
 
 def _guarded(make: Any, scope: Scope, name: str) -> Any:

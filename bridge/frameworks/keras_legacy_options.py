@@ -77,7 +77,7 @@ def options_of(cls: type, config: Mapping[str, Any], scope: Scope) -> dict[str, 
             continue
         key = RENAMED.get((kind, key), key)
         if key == "dtype":
-            found[key] = _dtype(value, where)
+            found[key] = dtype_of(value, where)
         elif key in ("activation", "recurrent_activation"):
             found[key] = _activation(value, key, name, scope)
         elif key not in known and (key == "trainable" or (key in NEUTRAL and value == NEUTRAL[key])):
@@ -104,7 +104,8 @@ def _parameters(cls: type) -> frozenset[str]:
     return frozenset(named)
 
 
-def _dtype(value: Any, where: str) -> str | None:
+def dtype_of(value: Any, where: str) -> str | None:
+    """A dtype by name, also where the file has a policy. Raises BadInput for anything else."""
     while isinstance(value, dict):  # {"class_name": "Policy", "config": {"name": "float32"}}
         value = value.get("config", value.get("name"))
     if value is None or isinstance(value, str):
@@ -161,7 +162,8 @@ def _plain(value: Any, key: str, kind: str, scope: Scope, where: str) -> Any:
     for item in _scalars(value, where):
         if isinstance(item, int) and not isinstance(item, bool) and abs(item) > LARGEST:
             raise BadInput(f"{key} is larger than any layer's", where=where, got=item)
-    if key in ("units", "filters", "output_dim", "input_dim") and value not in scope.sizes:
+    sized = key in ("units", "filters", "output_dim", "input_dim")
+    if sized and not (isinstance(value, int) and value in scope.sizes):
         raise BadInput(f"{key}={value!r}, and no stored array has such an axis", where=where)
     return value
 

@@ -38,7 +38,9 @@ def source(name: str, *shape: int | None, dtype: str = "float32") -> dict[str, A
     return entry("InputLayer", name, [], batch_input_shape=[None, *shape], dtype=dtype, sparse=False)
 
 
-def write(path: Path, document: Any, weights: Weights, version: str | None = "2.2.4") -> str:
+def write(
+    path: Path, document: Any, weights: Weights, version: str | None = "2.2.4", names: list[str] | None = None
+) -> str:
     """Write a whole model; the arrays of a layer by the names that `weight_names` has."""
     with h5py.File(path, "w") as file:
         root = file.create_group("model_weights")
@@ -46,7 +48,7 @@ def write(path: Path, document: Any, weights: Weights, version: str | None = "2.
             if version is not None:
                 place.attrs["keras_version"] = version.encode()
         file.attrs["model_config"] = json.dumps(document).encode()
-        names = list(dict.fromkeys([*_names(document), *weights]))
+        names = list(dict.fromkeys([*_names(document), *weights])) if names is None else names
         root.attrs["layer_names"] = [name.encode() for name in names]
         for name in names:
             group = root.create_group(name)

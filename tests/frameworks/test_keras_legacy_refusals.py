@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 import bridge
 from bridge.cell import Cell
-from bridge.errors import BadInput, Unsupported
+from bridge.errors import BadInput, BridgeError, Unsupported
 from bridge.frameworks.keras_files import load
 from tests.frameworks.keras_cases import numpy
 from tests.frameworks.keras_legacy_files import (
@@ -139,3 +140,35 @@ def test_a_configuration_without_end_is_bad_input(rng: np.random.Generator, tmp_
     with pytest.raises(BadInput):
         load(write(tmp_path / "m.h5", {"class_name": "Sequential", "config": {"name": "s", "layers": [
             {**layer, "config": {"name": "x", "layers": [layer]}}]}}, {}), None)  # fmt: skip
+
+
+ODD: list[Any] = [None, -1, 0, 2**40, 1.5, 1e300, "x", [], {}, [[]], [None], {"class_name": "Lambda", "config": {}},
+                  True, [["x", 0, 0, {}]], {"config": 3}]  # fmt: skip
+
+
+def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of everything in a configuration."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [path, *(place for key, value in items for place in places(value, (*path, key)))]
+
+
+def test_a_configuration_with_anything_in_it_ends_in_one_error_or_a_model(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    inner = entry("GRU", "g", units=UNITS, activation="tanh", recurrent_activation="hard_sigmoid")
+    layers = [source("x", None, 4), entry("Bidirectional", "both", [[ref("x")]], layer=inner, merge_mode="concat"),
+              entry("Dense", "out", [[ref("both")]], units=2, activation="relu")]  # fmt: skip
+    weights = {"both": {**named("both/forward_g", recurrent(rng, 3)), **named("both/backward_g", recurrent(rng, 3))},
+               "out": named("out", uniform(rng, kernel=(2 * UNITS, 2), bias=(2,)))}  # fmt: skip
+    document = functional(layers, ["x"], ["out"])
+    refusals = 0
+    for *above, last in [place for place in places(document) if place]:
+        changed = copy.deepcopy(document)
+        node: Any = changed
+        for key in above:
+            node = node[key]
+        node[last] = ODD[rng.integers(len(ODD))]
+        try:
+            load(write(tmp_path / "m.h5", changed, weights, names=["both", "out"]), None)
+        except BridgeError:
+            refusals += 1
+    assert refusals > 30  # of some 60 places; the others hold options that mean nothing to the numbers
