@@ -99,6 +99,11 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Make]] = {
     "products": (lambda x: (jnp.einsum("bti,btj->bij", x, x), jnp.einsum("bti,cti->bc", x, x), x @ x.swapaxes(1, 2),
                             jnp.einsum("bthd,bshd->bhts", heads(x), heads(x)), jnp.tensordot(x, jnp.ones((6, 2, 3)), 1),
                             jnp.einsum("bti->it", x), jnp.vdot(x[0], x[0])), floats),
+    "softmax and what looks like it": (
+        lambda x: (jax.nn.softmax(5 * x, 1), jax.nn.log_softmax(5 * x, -1), jax.nn.softmax(x, (0, 1)),
+                   jax.nn.softmax(x, -1, where=x > 0), jnp.exp(x) / jnp.exp(x).sum(1, keepdims=True),
+                   jnp.exp(x - x.max(1, keepdims=True)) / jnp.exp(x - x.max(1, keepdims=True)).sum(2, keepdims=True)),
+        floats),
     "attention": (lambda x: jax.nn.dot_product_attention(heads(x), heads(x), heads(x), is_causal=True), floats),
     "windows": (lambda x: (nnx.max_pool(x, (3,), (2,), "SAME"), nnx.avg_pool(x, (3,), (1,), "SAME"),
                            nnx.avg_pool(x, (3,), (1,), "SAME", count_include_pad=False),

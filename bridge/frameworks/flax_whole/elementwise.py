@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from bridge.errors import Unsupported
+from bridge.frameworks.flax_whole.softmax import softmax
 from bridge.frameworks.flax_whole.terms import Lowering, Term
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ BOOLEAN: Final = MappingProxyType({"max": "Or", "min": "And", "mul": "And", "add
 def direct(c: Lowering, eqn: Any, *terms: Term) -> Term:
     """One operator."""
     name = eqn.primitive.name
+    whole = softmax(c, eqn, *terms) if name in ("div", "sub") else None
+    if whole is not None:
+        return whole
     boolean = np.dtype(terms[0].dtype) == np.bool_
     op_type = BOOLEAN.get(name, DIRECT[name]) if boolean else DIRECT[name]
     return c.elementwise(eqn, terms, lambda *values: c.op(op_type, *values))

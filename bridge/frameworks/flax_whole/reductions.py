@@ -30,7 +30,9 @@ def reduction(c: Lowering, eqn: Any, x: Term) -> Term:
     axes = [int(axis) for axis in eqn.params["axes"]]
     if not axes:
         return x
-    return c.result(eqn, c.op(REDUCTIONS[eqn.primitive.name], c.full(x), c.ints(axes), keepdims=0))
+    name = eqn.primitive.name
+    origin = (f"{name} {axes[0]}", (x,)) if len(axes) == 1 else None
+    return c.result(eqn, c.op(REDUCTIONS[name], c.full(x), c.ints(axes), keepdims=0), origin=origin)
 
 
 def boolean_reduction(c: Lowering, eqn: Any, x: Term) -> Term:
