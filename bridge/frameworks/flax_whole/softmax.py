@@ -17,6 +17,7 @@ from bridge.frameworks.flax_whole.terms import Lowering, Term
 def softmax(c: Lowering, eqn: Any, *terms: Term) -> Term | None:
     """The one operator that a `div` or a `sub` completes; None where it completes none."""
     first, second = terms
+    exponential: Term | None
     if eqn.primitive.name == "div":
         exponential, total, op_type = first, second, "Softmax"
     else:
