@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from bridge.cell import GATES, Cell, Op
+from bridge.cell import Cell, Op
 from bridge.errors import BadInput, NotRepresentable, Unsupported
 from bridge.frameworks.keras_activations import name_of, onnx_activation
 
@@ -76,8 +76,7 @@ class Layer:
     """Both directions as one bidirectional Cell; None where there is one, or where they cannot be joined."""
 
     def __post_init__(self) -> None:
-        # Once, so that a node and a Scan of the same cell share its arrays.
-        object.__setattr__(self, "joined", self._join())
+        object.__setattr__(self, "joined", self._join())  # once: a node and a Scan of one cell share its arrays
 
     def _join(self) -> Cell | None:
         if len(self.directions) != 2 or not all(d.cell is not None and d.fits_operator for d in self.directions):
@@ -159,16 +158,15 @@ def read_layers(layer: Any, name: str = "") -> tuple[Layer, ...]:
     stacked = getattr(layer, "cell", None)
     if not isinstance(stacked, keras.layers.StackedRNNCells):
         return (read_layer(layer, name),)
-    name = name or layer.name
-    kinds = keras.layers
-    _check_native(layer, (kinds.RNN,), LAYER_METHODS, name)
-    _check_native(stacked, (kinds.StackedRNNCells,), CELL_METHODS, name)
-    found = []
+    name, found = name or layer.name, []
+    _check_native(layer, (keras.layers.RNN,), LAYER_METHODS, name)
+    _check_native(stacked, (keras.layers.StackedRNNCells,), CELL_METHODS, name)
     for at, cell in enumerate(stacked.cells):
         path, last = f"{name}.{at}", at == len(stacked.cells) - 1
         direction = _directed(_read_cell(layer, cell, path), layer)
-        # What an inner cell gives at a masked step is never read.
-        direction = direction if last else replace(direction, zero_output=True)
+        direction = replace(
+            direction, zero_output=direction.zero_output or not last
+        )  # an inner masked step is not read
         found.append(Layer(
             name=path, directions=(direction,), sequences=not last or bool(layer.return_sequences),
             return_state=bool(layer.return_state), stateful=bool(layer.stateful), notes=_notes(cell, path),
@@ -235,9 +233,8 @@ def _read_cell(layer: Any, cell: Any, where: str) -> Direction:
 
     kinds = keras.layers
     if isinstance(cell, kinds.StackedRNNCells):
-        raise Unsupported(
-            "StackedRNNCells is not carried", where=where,
-            do="make one recurrent layer of each cell, with return_sequences=True before the last")  # fmt: skip
+        raise Unsupported("a bare layer of StackedRNNCells is not carried", where=where,
+                          do="export a keras.Sequential of it")  # fmt: skip
     if is_own_cell(cell):
         return Direction(layer=layer, keras_cell=cell, cell=_read_own_cell(layer, cell, where), activations=(),
                          fits_operator=True)  # fmt: skip
@@ -351,8 +348,3 @@ def _check_dtypes(layer: Any, cell: Any, where: str) -> None:
 def _notes(cell: Any, name: str) -> tuple[str, ...]:
     rates = {kind: getattr(cell, kind, 0.0) for kind in ("dropout", "recurrent_dropout")}
     return tuple(f"{name}: {kind}={rate:g} does nothing in inference" for kind, rate in rates.items() if rate)
-
-
-def gates_of(cell: Cell) -> str:
-    """The gate letters of a cell, in the order of its rows."""
-    return GATES[cell.op]

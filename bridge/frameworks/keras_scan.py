@@ -16,7 +16,7 @@ import numpy as np
 from bridge.cell import Cell
 from bridge.errors import Unsupported
 from bridge.frameworks.keras_activations import write_activation
-from bridge.frameworks.keras_read import Direction, gates_of, weights_of
+from bridge.frameworks.keras_read import Direction, weights_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -174,7 +174,7 @@ def _dense_step(
 
 
 def _split(b: Writer, gates: ir.Value, cell: Cell) -> dict[str, ir.Value]:
-    letters = gates_of(cell)
+    letters = cell.gates
     parts = b.op("Split", gates, b.constant([cell.hidden_size] * len(letters)), axis=-1, outputs=len(letters))
     return dict(zip(letters, parts, strict=True))
 
