@@ -43,7 +43,8 @@ batching.primitive_batchers[layer_norm_p] = _batched
 def layer_norm(module: Any, x: Any, scale: Any, bias: Any) -> Any:
     """What a LayerNorm of either API returns for x; None where it is another kind, which is traced.
 
-    Flax may take the variance as E[x^2] - E[x]^2; the operator may take it the other way, which is no less exact.
+    Flax may take the variance as E[x^2] - E[x]^2, which the operator does no worse. Its epsilon is a float32, so that
+    float64 is traced.
     """
     last = (module.reduction_axes in (-1, (-1,), [-1]), module.feature_axes in (-1, (-1,), [-1]))
     size = x.shape[-1] if getattr(x, "ndim", 0) else None
@@ -52,7 +53,7 @@ def layer_norm(module: Any, x: Any, scale: Any, bias: Any) -> Any:
     dtype = x.dtype
     given = [value.dtype for value in (scale, bias) if value is not None]
     wanted = dtype if module.dtype is None else jnp.dtype(module.dtype)
-    if dtype.name not in ("float32", "float64") or wanted != dtype or any(each != dtype for each in given):
+    if dtype.name != "float32" or wanted != dtype or any(each != dtype for each in given):
         return None
     scale = jnp.ones(size, dtype) if scale is None else scale
     bias = jnp.zeros(size, dtype) if bias is None else bias
