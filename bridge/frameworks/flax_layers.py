@@ -63,6 +63,8 @@ class Layer:
     return_carry: bool = False
     is_step: bool = False
     """A bare cell: one step, no time axis."""
+    pair: Cell | None = None
+    """What `joined` gives, where an earlier call of the same layer has asked: its weights are the same arrays."""
 
     @property
     def is_bidirectional(self) -> bool:
@@ -76,6 +78,8 @@ class Layer:
 
     def joined(self) -> Cell | None:
         """The one bidirectional Cell of both directions; None where they do not fit one operator."""
+        if self.pair is not None:
+            return self.pair
         if not self.is_bidirectional or not all(isinstance(each.body, Cell) for each in self.directions):
             return None
         forward, backward = (each.body for each in self.directions)

@@ -327,6 +327,19 @@ class Twice(nnx.Module):
         return self.rnn(x) + self.rnn(2 * x)
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["one direction", "both"])
+def test_the_calls_of_a_shared_layer_share_its_weights(both: bool) -> None:
+    module = Twice()
+    if both:
+        module.rnn = nnx_both(nnx.LSTMCell, jnp.float32)
+    model = bridge.to_onnx(module, example=example(frames))
+    nodes = [node for node in model.graph.node if node.op_type in ("GRU", "LSTM")]
+    assert len(nodes) == 2
+    assert nodes[0].input[1:4] == nodes[1].input[1:4]
+    x = example(frames, (3, 4), 1)[0]
+    np.testing.assert_allclose(session(model).run(None, {"x": x})[0], module(x), atol=2e-6)
+
+
 def test_a_layer_that_is_called_twice_has_no_one_initial_state() -> None:
     with pytest.raises(Unsupported, match="called twice"):
         bridge.to_onnx(Twice(), example=example(frames), states="inputs")

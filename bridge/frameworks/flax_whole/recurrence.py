@@ -144,6 +144,8 @@ def lower_recurrence(c: Lowering, eqn: Any, *terms: Term) -> list[Term]:
     value = w.typed(value, value.shape)
     directions, given = _directions(c, call, states, rest, value)
     layer = Layer(path=call.path, module=None, directions=directions, reverse=call.reverse, keep_order=call.keep_order)
+    if layer.is_bidirectional and lengths is None:
+        layer = replace(layer, pair=_pair(c, layer))
     counted = None if lengths is None else Lengths(w, w.cast(c.full(lengths), "int32"))
     y, finals = write_layer(w, layer, value, counted, given, c.options)
     for each, final in zip(layer.directions, finals, strict=True):
@@ -156,6 +158,24 @@ def lower_recurrence(c: Lowering, eqn: Any, *terms: Term) -> list[Term]:
     results = [*ys, *(state for final in finals for state in final)]
     return [c.result(eqn, each if each.producer() is not None else c.op("Identity", each), at=at)
             for at, each in enumerate(results)]  # fmt: skip
+
+
+def _pair(c: Lowering, layer: Layer) -> Cell | None:
+    bodies = tuple(direction.body for direction in layer.directions)
+    key = ("pair", *map(id, bodies))
+    if key not in c.cells:
+        c.cells[key] = layer.joined(), bodies  # which keeps the bodies alive, and their ids theirs
+    found: Cell | None = c.cells[key][0]
+    return found
+
+
+def _body(c: Lowering, cell: CellCall, params: Sequence[Term]) -> Any:
+    """What a cell computes; read once."""
+    key = (cell.kind, cell.path, *(id(term.array) for term in params))
+    if key not in c.cells:
+        arrays = {name: np.asarray(term.array) for name, term in zip(cell.names, params, strict=True)}
+        c.cells[key] = cell.read(cell.kind, cell.cell, arrays, cell.path), params
+    return c.cells[key][0]
 
 
 def _parts(c: Lowering, y: ir.Value, widths: Sequence[int]) -> list[ir.Value]:
@@ -172,8 +192,7 @@ def _directions(
         params, rest = rest[: len(cell.names)], rest[len(cell.names) :]
         if not all(term.is_constant for term in params):
             raise Unsupported("the weights of a recurrent layer are computed from the inputs", where=cell.path)
-        arrays = {name: np.asarray(term.array) for name, term in zip(cell.names, params, strict=True)}
-        body = cell.read(cell.kind, cell.cell, arrays, cell.path)
+        body = _body(c, cell, params)
         body, values = _started(c, call, cell, body, own, x)
         found.append(Direction(path=cell.path, kind=cell.kind, body=body))
         given.append(values)

@@ -74,6 +74,8 @@ class Lowering:
     """The path of every cell that is stepped once, as often as it is."""
     outputs: list[tuple[ir.Value, str]] = field(default_factory=list)
     """Final states that become outputs."""
+    cells: dict[Any, Any] = field(default_factory=dict)
+    """What cells compute, by their weights: the calls of a shared layer share its initialisers."""
     written: dict[Any, ir.Value] = field(default_factory=dict)
     """Constants that are in the graph."""
 
