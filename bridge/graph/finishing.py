@@ -198,7 +198,9 @@ def settle(model: ir.Model, opset: int, where: str) -> None:
         Unsupported: an operator that `opset` does not have; ONNX refuses the graph.
     """
     from bridge.graph.downgrade import to_opset_17
+    from bridge.graph.half import write_otherwise
 
+    write_otherwise(model)
     if opset < model.opset_imports.get("", opset):
         to_opset_17(model, where)
     model.opset_imports[""] = opset

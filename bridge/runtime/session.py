@@ -75,6 +75,7 @@ class Session:
                 session_options(self._library),
                 providers=[(CUDA, dict(CUDA_OPTIONS)), CPU] if on_cuda else [CPU],
                 enable_fallback=0,
+                disabled_optimizers=_fatal_optimizers(model),
             )
         self.input_names = tuple(value.name for value in self._session.get_inputs())
         self.output_names = tuple(value.name for value in self._session.get_outputs())
@@ -99,6 +100,13 @@ class Session:
         with translated("onnxruntime", self._library):
             results = self._session.run(names, feeds)
         return RunResult(dict(zip(names, results, strict=True)), dict(self.providers))
+
+
+def _fatal_optimizers(model: ir.Model) -> list[str]:
+    """What to switch off, lest it end the process."""
+    from bridge.graph.half import FATAL_OPTIMIZER, fatal_products
+
+    return [FATAL_OPTIMIZER] if any(fatal_products(model)) else []
 
 
 def run_model(
