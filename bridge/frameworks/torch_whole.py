@@ -17,7 +17,14 @@ from bridge.frameworks.stack import Stack
 from bridge.frameworks.torch_own import Whole
 from bridge.frameworks.torch_read import read_weights, recurrent_modules
 from bridge.frameworks.torch_whole_capture import FAILURES, INSTEAD, OLDEST, capture, explained, translate
-from bridge.frameworks.torch_whole_inputs import arguments_of, dynamic_shapes, fixed_axes, output_names, symbols
+from bridge.frameworks.torch_whole_inputs import (
+    arguments_of,
+    check_outputs,
+    dynamic_shapes,
+    fixed_axes,
+    output_names,
+    symbols,
+)
 from bridge.frameworks.torch_whole_loops import COUNTS, Loops, without_whole_slices
 from bridge.frameworks.torch_whole_proof import prove_loops
 from bridge.frameworks.torch_whole_splice import Splice
@@ -59,6 +66,7 @@ def export_whole(module: nn.Module, options: ExportOptions) -> ir.Model:
             raise explained(error, module) from error
         if loops.sampled:
             without_whole_slices(program)
+        check_outputs(program, type(module).__name__)
         models.append(_finished(module, translate(module, program, options.opset), program, trace, layers, options))
         if not loops.sampled:
             return models[0]

@@ -35,6 +35,12 @@ INSTEAD: Final = (
 )
 """What to do about a loop over time."""
 
+FIX: Final = (
+    "make forward run with any size of axes 0 and 1, or fix what must keep the example's size: "
+    "dynamic={name: {0: 'batch'}} leaves only axis 0 symbolic"
+)
+"""What to do where no line is known."""
+
 OLDEST: Final = 18
 """The oldest operator set that torch's exporter writes."""
 
@@ -84,7 +90,7 @@ def explained(error: BaseException, module: nn.Module) -> BridgeError:
             return cause
     path, line = _place(error, module)
     return Unsupported("torch cannot export this module", where=_named(module, path), got=_message(error),
-                       do=f"change {line}" if line else "")  # fmt: skip
+                       do=f"change {line}" if line else FIX)  # fmt: skip
 
 
 def translate(module: nn.Module, program: Any, opset: int) -> ir.Model:
@@ -114,7 +120,7 @@ def _untranslated(error: BaseException, module: nn.Module) -> BridgeError:
             line = f"change {file}:{number}: {linecache.getline(file, int(number)).strip()}"
     root = _chain(error)[-1]
     return Unsupported("torch's exporter cannot write this module in ONNX", where=_named(module, path),
-                       got=_message(root), do=line)  # fmt: skip
+                       got=_message(root), do=line or FIX)  # fmt: skip
 
 
 def _failed_node(error: BaseException) -> torch.fx.Node | None:

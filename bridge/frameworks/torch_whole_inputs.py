@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from bridge.errors import BadInput, UsageError
+from bridge.errors import BadInput, Unsupported, UsageError
 
 Args = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -130,10 +130,27 @@ def fixed_axes(program: Any, dynamic: object) -> list[tuple[str, int, int]]:
     return found
 
 
+def check_outputs(program: Any, where: str) -> None:
+    """Refuse outputs that are no arrays, None excepted: ONNX has no place for a number or a text.
+
+    Raises:
+        Unsupported: what is returned.
+    """
+    for spec in program.graph_signature.output_specs:
+        value = getattr(spec.arg, "value", None)
+        if value is not None:
+            raise Unsupported("the model returns something that is no array", where=where, got=repr(value)[:80],
+                              expected="tensors, in tuples, lists or mappings, and None",
+                              do="return arrays only, or wrap the module in one that drops it")  # fmt: skip
+
+
 def output_names(program: Any) -> list[str]:
-    """Names of the outputs of an exported program. See `named_leaves`."""
-    count = len(program.graph_signature.user_outputs)
-    return list(named_leaves(pytree.tree_unflatten(list(range(count)), program.call_spec.out_spec)))
+    """Names of the outputs of an exported program that are arrays. See `named_leaves`."""
+    specs = program.graph_signature.output_specs
+    made = [None if type(spec.arg).__name__ == "ConstantArgument" else at for at, spec in enumerate(specs)
+            if spec.kind.name == "USER_OUTPUT"]  # fmt: skip
+    named = named_leaves(pytree.tree_unflatten(made, program.call_spec.out_spec))
+    return [name for name, leaf in named.items() if leaf is not None]
 
 
 def named_leaves(result: Any) -> dict[str, Any]:
@@ -142,5 +159,8 @@ def named_leaves(result: Any) -> dict[str, Any]:
     for path, leaf in pytree.tree_flatten_with_path(result)[0]:
         parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", "")))) for key in path]
         own = bool(parts) and not parts[0].isdigit()
-        named["_".join(parts if own else ["output", *parts])] = leaf
+        name = "_".join(parts if own else ["output", *parts])
+        while name in named:
+            name += "_"
+        named[name] = leaf
     return named

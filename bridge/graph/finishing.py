@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bridge.errors import Unsupported
+from bridge.graph.merging import merge_equal_calls
 from bridge.graph.naming import Names
 from bridge.graph.recurrent import PATH
 from bridge.graph.writer import IR_VERSION
@@ -40,23 +41,36 @@ def tidy(model: ir.Model) -> None:
 
     It is what `onnxscript.optimizer.optimize` does but for two things, so that every parameter returns as it was: a
     BatchNormalization is not folded into the convolution before it (onnxruntime does so when it loads the model), and
-    weights that hold the same numbers by chance are not made one.
+    weights that hold the same numbers by chance are not made one. See `_stays` for a third.
     """
     import logging
 
     log = logging.getLogger("onnxscript")
     level = log.level
     log.setLevel(logging.ERROR)
-    norms = [node for node in model.graph.all_nodes() if (node.domain, node.op_type) == ("", "BatchNormalization")]
+    hidden = [node for node in model.graph.all_nodes() if not node.domain and _stays(node)]
     try:
-        for node in norms:
+        for node in hidden:
             node.domain = HIDDEN
         _optimize(model)
     finally:
         log.setLevel(level)
-        for node in norms:
+        for node in hidden:
             node.domain = ""
     _lift_constants(model)
+
+
+def _stays(node: ir.Node) -> bool:
+    """Whether folding must not see a node: a BatchNormalization, and a split into parts whose size is computed.
+
+    Source of the second: onnxscript 0.7.2 onnxscript/optimizer/_constant_folding.py, split_to_sequence, which takes
+    the value of every `split` of rank 0 for known.
+    """
+    if node.op_type != "SplitToSequence":
+        return node.op_type == "BatchNormalization"
+    size = node.inputs[1] if len(node.inputs) > 1 else None
+    maker = None if size is None else size.producer()
+    return maker is not None and maker.op_type != "Constant" and size is not None and size.shape == []
 
 
 def _optimize(model: ir.Model) -> None:
@@ -76,7 +90,11 @@ def _optimize(model: ir.Model) -> None:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     _share_indices(model)
-    for each in (common.CommonSubexpressionEliminationPass(), common.OutputFixPass(), common.NameFixPass()):
+    alike = True
+    while alike:
+        common.CommonSubexpressionEliminationPass()(model)
+        alike = merge_equal_calls(model)
+    for each in (common.OutputFixPass(), common.NameFixPass()):
         each(model)
 
 

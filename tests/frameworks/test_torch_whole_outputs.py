@@ -1,0 +1,77 @@
+"""What a torch model returns: trees with None in them, things that are no arrays, parts of one layer's results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bridge
+from bridge.errors import Unsupported
+from tests.tolerances import assert_within_referee_bound
+
+Forward = Callable[[Any, torch.Tensor], Any]
+
+
+class Returning(nn.Module):
+    """Two bidirectional layers, and what a function makes of them."""
+
+    def __init__(self, forward: Forward) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.rnn = nn.LSTM(3, 4, 2, bidirectional=True, batch_first=True)
+        self.made = forward
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.made(self.rnn, x)
+
+
+def in_halves(rnn: nn.Module, x: torch.Tensor) -> Any:
+    first, second = x.chunk(2, 1)
+    output, states = rnn(first)
+    return torch.cat([output, rnn(second, states)[0]], 1)
+
+
+TREES: dict[str, tuple[Forward, list[str]]] = {
+    "none": (lambda rnn, x: {"y": rnn(x)[0], "no": None, "h": (None, x * 2)}, ["y", "h_1"]),
+    "one name twice": (lambda rnn, x: {"a_b": x * 2, "a": {"b": rnn(x)[0]}}, ["a_b", "a_b_"]),
+    "called once for each output": (
+        lambda rnn, x: (torch.tanh(rnn(x)[0]), rnn(x)[1][1], rnn(x)[0], rnn(x)[1]),
+        ["output_0", "output_1", "output_2", "output_3_0", "output_3_1"],
+    ),
+    "halves": (in_halves, ["output"]),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_every_array_of_the_result_is_an_output(name: str) -> None:
+    forward, names = TREES[name]
+    module = Returning(forward).eval()
+    model = bridge.to_onnx(module, example=(torch.zeros(2, 6, 3),))
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 4, 3)).astype(np.float32))
+    found = bridge.run(model, {"x": x.numpy()})
+    assert list(found) == names
+    with torch.no_grad():
+        got, wanted = (
+            [leaf.numpy() for leaf in torch.utils._pytree.tree_leaves(result) if leaf is not None]
+            for result in (module(x), module.double()(x.double()))
+        )
+    for value, own, referee in zip(found.values(), got, wanted, strict=True):
+        assert_within_referee_bound(value, own, referee)
+
+
+def test_calls_of_a_layer_on_one_input_are_one_node() -> None:
+    model = bridge.to_onnx(Returning(TREES["called once for each output"][0]).eval(), example=(torch.zeros(2, 6, 3),))
+    assert [node.name for node in model.graph.node if node.op_type == "LSTM"] == ["rnn.l0", "rnn.l1"]
+    assert list(bridge.cells(model)) == ["rnn.l0", "rnn.l1"]
+
+
+@pytest.mark.parametrize("value", [3, "text"], ids=str)
+def test_a_result_that_is_no_array_is_refused(value: object) -> None:
+    module = Returning(lambda rnn, x: (rnn(x)[0], value)).eval()
+    with pytest.raises(Unsupported, match=r"no array(?s:.)*got: " + repr(value)):
+        bridge.to_onnx(module, example=(torch.zeros(2, 6, 3),))
