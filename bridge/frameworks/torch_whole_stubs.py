@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import guard_int
 from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence
 
@@ -157,7 +158,9 @@ def _run_step(trace: Trace, module: Any, x: Tensor, hx: Any) -> Any:
     given = [] if hx is None else list(hx) if lstm else [hx]
     states: list[Any] = [state if state.dim() == 2 else state.unsqueeze(0) for state in given]
     states += [None] * (2 - len(states))
-    size = module.hidden_size
+    size, rows = module.hidden_size, x.shape[0] if batched else 1
+    if any(state.shape[0] != rows or guard_int(state.shape[1]) != size for state in states if state is not None):
+        raise RuntimeError(f"{type(module).__name__}: expected a state of [{rows}, {size}]")
     finals = torch.ops.rnn_bridge.step(x if batched else x.unsqueeze(0), *states, call, size, size if lstm else 0)
     finals = [final if batched else final.squeeze(0) for final in finals]
     return tuple(finals) if lstm else finals[0]

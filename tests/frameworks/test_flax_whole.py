@@ -360,3 +360,20 @@ def test_a_model_without_recurrence_and_its_keywords() -> None:
     x = example(frames, (3, 4), 1)[0]
     (got,) = session(model).run(None, {"x": x})
     np.testing.assert_allclose(got, module.apply(variables, x, power=3), rtol=1e-5, atol=1e-6)
+
+
+class Starting(nnx.Module):
+    def __init__(self) -> None:
+        self.rnn = nnx.RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)))
+
+    def __call__(self, x: jax.Array, h: jax.Array) -> Any:
+        return self.rnn(x, initial_carry=h, return_carry=True)
+
+
+def test_the_features_of_a_carry_are_no_symbol() -> None:
+    x, h = np.zeros((2, 5, 3), np.float32), np.zeros((2, 4), np.float32)
+    model = bridge.to_onnx(Starting(), example=(x, h))
+    shapes = [[dim.dim_param or dim.dim_value for dim in each.type.tensor_type.shape.dim] for each in model.graph.input]
+    assert shapes == [["batch", "time", 3], ["batch", 4]]
+    with pytest.raises(Unsupported, match=r"the carry has \[3\] features and needs \[4\]"):
+        bridge.to_onnx(Starting(), example=(x, h[:, :3]))

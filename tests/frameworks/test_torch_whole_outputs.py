@@ -75,3 +75,21 @@ def test_a_result_that_is_no_array_is_refused(value: object) -> None:
     module = Returning(lambda rnn, x: (rnn(x)[0], value)).eval()
     with pytest.raises(Unsupported, match=r"no array(?s:.)*got: " + repr(value)):
         bridge.to_onnx(module, example=(torch.zeros(2, 6, 3),))
+
+
+class OneStep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 4)
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> Any:
+        return self.cell(x, (h, c))
+
+
+def test_the_states_of_one_step_have_the_cell_s_sizes() -> None:
+    example = (torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2, 4))
+    model = bridge.to_onnx(OneStep().eval(), example=example)
+    shapes = [[dim.dim_param or dim.dim_value for dim in each.type.tensor_type.shape.dim] for each in model.graph.input]
+    assert shapes == [["batch", 3], ["batch", 4], ["batch", 4]]
+    with pytest.raises(Unsupported, match="expected a state of"):
+        bridge.to_onnx(OneStep().eval(), example=(*example[:2], torch.zeros(2, 5)))

@@ -81,11 +81,22 @@ def _shapes(x: Any, *others: Any, call: Call) -> list[Any]:
     batch = x.shape[0 if call.is_step or not call.time_major else 1]
     if any(each.shape[0] != batch for each in others[: int(call.has_lengths) + call.states]):
         raise TypeError(f"{call.path}: seq_lengths and carry are of another batch than the input")
+    _check_features(x, states, others[int(call.has_lengths) + call.states :], call)
     space = states[0].shape[1:-1]
     lead = x.shape[:1] if call.is_step else x.shape[:2]
     widths = [sum(widths)] if call.merged else widths
     ys = [ShapedArray((*lead, *space, width), x.dtype) for width in widths]
     return [*ys, *(ShapedArray(state.shape, state.dtype) for state in states)]
+
+
+def _check_features(x: Any, states: Sequence[Any], parameters: Sequence[Any], call: Call) -> None:
+    """What the products of the cells would check: a symbol is no number of features."""
+    wanted = [cell.width for cell in call.cells for _ in range(cell.states)]
+    got = [state.shape[-1] for state in states]
+    if got != wanted:
+        raise TypeError(f"{call.path}: the carry has {got} features and needs {wanted}")
+    if not any(x.shape[-1] == size for each in parameters if len(each.shape) > 1 for size in each.shape):
+        raise TypeError(f"{call.path}: the input has {x.shape[-1]} features, which no weight of the cell takes")
 
 
 recurrence_p.def_abstract_eval(_shapes)
