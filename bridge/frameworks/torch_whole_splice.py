@@ -73,6 +73,8 @@ class Splice:
     """The final states that are exposed, with the names that they take as graph outputs."""
     axes: dict[str, str] = field(default_factory=dict)
     """The symbols of time and batch of the first layers met, with the names that they take."""
+    sizes: dict[str, str] = field(default_factory=dict)
+    """Symbols that can have one size only, and that size: torch leaves the axis of layers open where it is 1."""
     _met: set[str] = field(default_factory=set)
     _chains: dict[int, tuple[Chain, int]] = field(default_factory=dict)
     """The chain and the number of each step, by the id of its h: the stub's, and what is written in its place."""
@@ -117,7 +119,7 @@ class Splice:
 
     def symbols(self, given: Mapping[str, str], model: ir.Model) -> dict[str, str]:
         """Names of all symbols: what the caller gave, time and batch where a layer says which, else input and axis."""
-        names = {**self.axes, **given}
+        names = {**self.axes, **given, **self.sizes}
         taken = set(names.values())
         for value in model.graph.inputs:
             for axis, dim in enumerate(value.shape or ()):
@@ -141,8 +143,19 @@ class Splice:
             if label and re.fullmatch(SYMBOL, label) and name not in self.axes.values():
                 self.axes.setdefault(label, name)
 
+    def _see_states(self, states: Sequence[ir.Value | None], attributes: Mapping[str, Any]) -> None:
+        """Learn from given h and c [rows,N,size] which symbols are no sizes of time or batch."""
+        for state, size in zip(states, (attributes["state"], attributes["cell"]), strict=True):
+            shape = () if state is None or state.shape is None else state.shape
+            for axis, known in ((0, attributes["rows"]), (2, size)):
+                dim = shape[axis] if len(shape) == 3 else 0
+                label = None if isinstance(dim, int) else dim.value
+                if label and re.fullmatch(SYMBOL, label):
+                    self.sizes[label] = str(known)
+
     def _sequence(self, w: Writer, stub: Stub) -> Values:
         path, stack = self.layers[stub.attributes["call"]]
+        self._see_states(stub.inputs[1:3], stub.attributes)
         batch_first = stub.attributes["batch_axis"] == 0
         x = w.transpose(stub.inputs[0], (1, 0, 2)) if batch_first else stub.inputs[0]
         initial, exposed = self._initial(w, path, stack, x, stub.inputs[1:3])
@@ -156,6 +169,7 @@ class Splice:
         if known is None:
             known = self._unpacked(w, data, _time_major(w, source, stub.attributes["batch_axis"]), lengths)
         order, inverse = stub.inputs[6:8]
+        self._see_states(stub.inputs[4:6], stub.attributes)
         initial, exposed = self._initial(w, path, stack, known.x, stub.inputs[4:6])
         y, finals = write_layers(w, stack, known.x, known.lengths, _ordered(w, initial, order), self.form)
         finals = _ordered(w, finals, inverse)

@@ -93,3 +93,37 @@ def test_the_states_of_one_step_have_the_cell_s_sizes() -> None:
     assert shapes == [["batch", 3], ["batch", 4], ["batch", 4]]
     with pytest.raises(Unsupported, match="expected a state of"):
         bridge.to_onnx(OneStep().eval(), example=(*example[:2], torch.zeros(2, 5)))
+
+
+class Streaming(nn.Module):
+    """A layer whose states come in and go out."""
+
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x, *states):
+        return self.rnn(x, states if len(states) > 1 else states[0])
+
+
+STREAMING = {
+    "one row": (lambda: nn.GRU(3, 4, batch_first=True), (2, 5, 3), [(1, 2, 4)], [[1, "batch", 4]]),
+    "one row, one unit": (lambda: nn.LSTM(3, 1, batch_first=True), (2, 5, 3), [(1, 2, 1)] * 2, [[1, "batch", 1]] * 2),
+    "projected": (lambda: nn.LSTM(3, 4, proj_size=1), (5, 2, 3), [(1, 2, 1), (1, 2, 4)],
+                  [[1, "batch", 1], [1, "batch", 4]]),
+    "unbatched": (lambda: nn.LSTM(3, 1), (5, 3), [(1, 1)] * 2, [[1, 1]] * 2),
+    "four rows": (lambda: nn.GRU(3, 4, 2, bidirectional=True), (5, 2, 3), [(4, 2, 4)], [[4, "batch", 4]]),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")  # torch, natively
+@pytest.mark.parametrize("case", STREAMING.values(), ids=STREAMING)
+def test_states_are_declared_with_the_sizes_that_they_must_have(case: Any) -> None:
+    make, shape, states, declared = case
+    torch.manual_seed(0)
+    module = Streaming(make()).eval()
+    model = bridge.to_onnx(module, example=tuple(torch.randn(size) for size in (shape, *states)))
+    found = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+             for value in model.graph.input[1:]]  # fmt: skip
+    assert found == declared
+    assert bridge.verify(model, "torch").passed
