@@ -52,7 +52,9 @@ class Row:
     absent: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        chosen = [f"{name}={value}" for name, value in self.options.items()] + [f"no {name}" for name in sorted(self.absent)]
+        chosen = [f"{name}={value}" for name, value in self.options.items()] + [
+            f"no {name}" for name in sorted(self.absent)
+        ]
         return f"{self.layout}[{', '.join(chosen)}]-{self.inputs}x{self.hidden}".replace(" ", "")
 
     @property
