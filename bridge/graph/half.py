@@ -1,7 +1,7 @@
 """float16: a pattern on which onnxruntime ends the process, found and written otherwise.
 
 onnxruntime 1.31.1 (CPU) dies by a segmentation fault while it makes a session of a model in which a float16 Transpose
-feeds a MatMul with constant weights: its MatmulTransposeFusion makes a FusedMatMul that has no float16 kernel.
+feeds a MatMul with constant weights; with its MatmulTransposeFusion switched off the same model runs.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ def _behind(node: ir.Node, transpose: ir.Node) -> None:
 
     old, order = node.outputs[0], list(transpose.attributes["perm"].as_ints())
     node.replace_input_with(0, transpose.inputs[0])
+    turned = transpose.outputs[0]
+    if transpose.graph is not None and not turned.uses() and not turned.is_graph_output():
+        transpose.graph.remove(transpose, safe=True)
     after = ir.node("Transpose", [old], {"perm": order}, name=f"{node.name}.order")
     shape = old.shape
     _follow(node, after)

@@ -54,6 +54,7 @@ def test_what_is_written_otherwise_runs_in_any_session_and_means_the_same(case: 
     assert len(list(fatal_products(model))) == 1
     write_otherwise(model)
     assert list(fatal_products(model)) == []
+    assert all(value.uses() or value.is_graph_output() for node in model.graph for value in node.outputs)
     proto = graph.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
