@@ -154,15 +154,7 @@ class JaxBackend:
         if self.remat is None or steps <= self.remat:
             final, ys = scan(carry, xs)
             return tuple(final), tuple(ys)
-        whole = steps - steps % self.remat
-        first, rest = _parted(xs, whole, reverse)
-        chunks = tuple(x.reshape(-1, self.remat, *x.shape[1:]) for x in first)
-        final, ys = jax.lax.scan(jax.checkpoint(scan), carry, chunks, reverse=reverse)
-        ys = tuple(y.reshape(whole, *y.shape[2:]) for y in ys)
-        if whole < steps:
-            final, last = scan(final, rest)
-            ys = tuple(self.xp.concatenate(pair[:: -1 if reverse else 1]) for pair in zip(ys, last, strict=True))
-        return tuple(final), ys
+        return scan_parts(jax.checkpoint(scan), carry, xs, self.remat, reverse)
 
     def cond(self, predicate: Array, then: Callable[[], Values], otherwise: Callable[[], Values]) -> Values:
         """`lax.cond` while tracing; outside, the branch that is taken and only that."""
@@ -182,11 +174,28 @@ class JaxBackend:
                               do="fix the inputs of the condition at import: static={...}") from error  # fmt: skip
 
 
-def _parted(xs: Values, count: int, reverse: bool) -> tuple[Values, Values]:
-    """The first `count` steps in the order of the scan, and the others."""
-    if reverse:
-        return tuple(x[len(x) - count :] for x in xs), tuple(x[: len(x) - count] for x in xs)
-    return tuple(x[:count] for x in xs), tuple(x[count:] for x in xs)
+def scan_parts(
+    over: Callable[[Values, Any], tuple[Values, Values]], carry: Values, xs: Any, size: int, reverse: bool
+) -> tuple[Values, Values]:
+    """`over(carry, part) -> (carry, ys)` on parts of `size` steps of the tree `xs`, in the order of the scan.
+
+    What is left when the steps do not come out even is one shorter part, the last of the scan.
+    """
+    import jax
+
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    left = steps % size
+    at = left if reverse else steps - left  # where the shorter part meets the others
+    head, tail = (jax.tree.map(lambda x, span=span: x[span], xs) for span in (slice(0, at), slice(at, None)))
+    even, rest = (tail, head) if reverse else (head, tail)
+    parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), even)
+    final, ys = jax.lax.scan(over, carry, parts, reverse=reverse)
+    ys = tuple(y.reshape(-1, *y.shape[2:]) for y in ys)
+    if left:
+        final, last = over(final, rest)
+        joined = [(last, ys), (ys, last)][not reverse]
+        ys = tuple(jax.numpy.concatenate(pair) for pair in zip(*joined, strict=True))
+    return tuple(final), tuple(ys)
 
 
 def _described(values: Values) -> list[str]:

@@ -1,104 +1,212 @@
 """The time loop on JAX in the forms that XLA runs fastest on a CPU; the parameters and the numbers stay what they are.
 
-Forward time of an LSTM over that of `flax.nnx.RNN`, the smallest of 15 interleaved rounds (jax 0.10.2, two busy cores
-with AVX-512):
-
-| batch, time, in, hidden | hoisted | in the loop | transposed |
-|---|---|---|---|
-| 1, 1, 40, 256     | 0.97 | 0.94 | 3.0  |
-| 1, 100, 64, 128   | 0.73 | 1.0  | 1.5  |
-| 8, 100, 64, 128   | 1.08 | 1.08 | 1.36 |
-| 32, 100, 128, 256 | 0.95 | 0.93 | 0.82 |
-| 32, 200, 512, 512 | 1.8  | 1.02 | 0.73 |
-
-At 32, 50, 512, 512 the gradient takes about 1.3 times as long hoisted and 1.17 times as long transposed as in the loop.
-A GRU, whose gates XLA computes anew for every reader of a hoisted product, takes 1.1 to 2.8 times as long hoisted as
-`flax.nnx.RNN` does and 0.95 to 1.05 in the loop (2 to 32 sequences; 1.2 against 0.97 for one).
-
-What is left is XLA's: at 8, 100, 64, 128 the recurrent product alone, 7 of 12 microseconds a step, runs at the peak of
-one core, where onnxruntime splits it over two. What did not help: unrolling (2: level, 4 and 8: no gain forward, up to
-four times slower under grad), the batch in two halves in two loops, one product per gate, [x, h] in one product
-(level forward at 8, 100, 64, 128, 1.2 times slower at H = 256; its transposed form twice as slow under grad), gates
-split before the tanh (level), weights turned to [4H, H], a barrier before a hoisted GRU's gates.
+DOCTABLE
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
-import numpy as np
-
 from bridge.ops.backend import Array
-from bridge.ops.recurrent_steps import Side, State, StepFunction, hoisted_bias
+from bridge.ops.backend_jax import scan_parts
+from bridge.ops.recurrent_loop import ended, scan_time
+from bridge.ops.recurrent_steps import Gates, Side, State, StepFunction, hoisted_bias, lstm_state
 
-Form: TypeAlias = Literal["hoisted", "in the loop", "transposed"]
+Form: TypeAlias = Literal["hoisted", "by gate", "halves", "in the loop", "transposed"]
+"""Where the products are taken: that of the input for many steps at once, for all gates or for each apart; for each
+apart and that of the state for one half of the units after the other; both in every step; both in every step with the
+weights on the left."""
 
-HOISTED_BYTES: Final = 4 * 2**20
-"""Beyond this the product of the whole input leaves the cache and costs more than it saves: 52 MB took 1.8 times
-the time, 1.6 MB nothing."""
+PART_BYTES: Final = 4 * 2**20
+"""What one hoisted product may take, in as many parts of time as that needs: past the cache it costs more than it
+saves (30 MB at once took up to 1.3 times the time of 5 MB parts), and memory stays bounded."""
 
-NARROW_HIDDEN: Final = 128
-"""Up to this size, and for two sequences or more, the product of the input belongs in the loop: hoisted it took 1.0 to
-1.3 times what `flax.nnx.RNN` takes, in the loop 0.96 to 1.04 (2 to 16 sequences, H 64 and 128)."""
+FEW: Final = 2
+"""Up to this batch a light layer is faster with its input products hoisted, 0.85 to 0.97 of the time of
+`flax.nnx.RNN`; with more sequences in the loop, 0.92 to 1.01 of it where hoisted took 0.87 to 1.12."""
 
-WIDE_BATCH: Final = 16
-WIDE_HIDDEN: Final = 256
-"""From these sizes on, R.T [4H, H] times h.T [H, N] is the faster product: 52 against 92 microseconds at N = 32,
-H = 256, 350 against 438 at H = 512; at N = 8, H = 128 it is 9.4 against 7.5."""
+HEAVY: Final = 100_000
+"""Numbers in R from which on two products with half of it are faster than one: XLA's library splits one product of
+this size over its threads, at a loss. 65536 (LSTM 128) took 1.1 times as long in halves, 110592 (GRU 192) 0.7 to 0.9
+times."""
 
+HALVING_STEPS: Final = 16
+"""From this many steps on the copies of the weights that the halves need are earned back."""
 
-def faster(side: Side, step: StepFunction) -> tuple[Side, StepFunction]:
-    """The same step with the default sigmoids as tanh: one loop over all gates, which XLA vectorises as a whole."""
-    cell = side.cell
-    if not cell.has_default_activations or cell.clip is not None:
-        return side, step
-    if cell.op == "LSTM" and side.P is None and not cell.input_forget:
-        return side, _lstm_step
-    if cell.op == "GRU":
-        return replace(
-            side, activations=(lambda x: 0.5 + 0.5 * side.backend.xp.tanh(0.5 * x), side.activations[1])
-        ), step
-    return side, step
+UNIT_ALIGNMENT: Final = 16
+"""float32 numbers in the widest vector: halves of 129 units took 1.3 times as long as 128."""
 
-
-def _lstm_step(side: Side, xW: Array, state: State) -> State:
-    h, c = state
-    return _lstm_state(side, xW + side.backend.matmul(h, side.R), c, axis=1)
+WIDE_BATCH: Final = 32
+WIDE_HIDDEN: Final = 448
+"""From these sizes on, R.T [4H, H] times h.T [H, N] is the fastest product of an LSTM: 260 against 400 microseconds at
+N = 32, H = 512."""
 
 
-def _lstm_state(side: Side, z: Array, c: Array, axis: int) -> State:
-    """(h, c) from pre-activations z, the gates along `axis`: sigmoid(x) is 0.5 + 0.5 * tanh(x / 2)."""
-    xp, shape = side.backend.xp, [1, 1]
-    shape[axis] = -1
-    half = np.repeat([1.0 if letter == "c" else 0.5 for letter in side.gates], side.hidden)
-    t = xp.tanh(z * np.reshape(half.astype(side.backend.dtype(z)), shape))
-    parts = dict(zip(side.gates, xp.split(t, len(side.gates), axis=axis), strict=True))
-    i, o, forget = (0.5 + 0.5 * parts[letter] for letter in "iof")
-    c = forget * c + i * parts["c"]
-    return o * xp.tanh(c), c
+def run_side(
+    side: Side, step: StepFunction, X: Array, mask: Array | None, start: State, reverse: bool
+) -> tuple[Array, State]:
+    """Y [T, N, H] and the final state of one direction, in the form that suits the sizes.
+
+    What is best for one pass forward is not best for a gradient, which keeps what every step computed and gathers the
+    gradient of R in every step: a call that is differentiated runs in a form of its own.
+    """
+    import jax
+
+    side = _with_tanh(side)
+    weights = {name: getattr(side, name) for name in ("W", "R", "Wb", "Rb", "P")}
+    forward, training = (form_of(side, X, mask, under_grad) for under_grad in (False, True))
+
+    def run(form: Form, weights: dict[str, Array], X: Array, mask: Array | None, start: State) -> tuple[Array, State]:
+        return _run(replace(side, **weights), step, form, X, mask, start, reverse)
+
+    if forward == training:
+        return run(forward, weights, X, mask, start)
+    chosen = jax.custom_jvp(run, nondiff_argnums=(0,))
+    chosen.defjvp(lambda _, primals, tangents: jax.jvp(lambda *given: run(training, *given), primals, tangents))
+    result: tuple[Array, State] = chosen(forward, weights, X, mask, start)
+    return result
 
 
-def form_of(side: Side, step: StepFunction, X: Array, mask: Array | None) -> Form:
+def form_of(side: Side, X: Array, mask: Array | None, under_grad: bool) -> Form:
     """The fastest form for these sizes on a CPU; on other devices always the hoisted one."""
     import jax
 
     steps, batch, _ = X.shape
-    small = steps * batch * side.W.shape[1] * X.dtype.itemsize <= HOISTED_BYTES
-    narrow = side.cell.op == "GRU" or (batch > 1 and side.hidden <= NARROW_HIDDEN)
-    if jax.default_backend() != "cpu" or (small and not narrow):
+    if jax.default_backend() != "cpu":
         return "hoisted"
-    wide = batch >= WIDE_BATCH and side.hidden >= WIDE_HIDDEN
-    return "transposed" if wide and has_transposed_form(step, mask) else "in the loop"
+    if under_grad:
+        return "by gate" if steps <= part_steps(side, X) else "in the loop"
+    if batch >= WIDE_BATCH and side.hidden >= WIDE_HIDDEN and has_form("transposed", side, mask):
+        return "transposed"
+    if side.R.size < HEAVY:
+        return "by gate" if batch <= FEW else "in the loop"
+    halves = batch > 1 and steps >= HALVING_STEPS and has_form("halves", side, mask)
+    return "halves" if halves else "by gate"
 
 
-def has_transposed_form(step: StepFunction, mask: Array | None) -> bool:
-    """Whether `transposed` takes this: a default LSTM whose sequences are all of full length."""
-    return mask is None and step is _lstm_step
+def has_form(form: Form, side: Side, mask: Array | None) -> bool:
+    """Whether the loop of `side` can take `form`."""
+    if form == "transposed":
+        return mask is None and side.cell.op == "LSTM" and side.P is None
+    coupled = side.cell.op == "GRU" and not side.cell.linear_before_reset
+    return form != "halves" or not (coupled or side.hidden == 1)
 
 
-def transposed(side: Side, X: Array, start: State, reverse: bool) -> tuple[Array, State]:
-    """Y [T, N, H] and the final (h, c) of a default LSTM whose loop works on columns [H, N]."""
+def _with_tanh(side: Side) -> Side:
+    """The default sigmoids as tanh, which XLA vectorises: sigmoid(x) is 0.5 + 0.5 * tanh(x / 2)."""
+    cell, tanh = side.cell, side.backend.xp.tanh
+    if not cell.has_default_activations or cell.clip is not None or cell.op == "RNN":
+        return side
+    return replace(side, activations=(lambda x: 0.5 + 0.5 * tanh(0.5 * x), *side.activations[1:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some of the units with all their gates: a Side of its own, whose products start from the whole h."""
+
+    side: Side
+    units: slice
+
+    def inputs(self, xW: tuple[Array, ...], by_gate: bool) -> Gates:
+        """Its pre-activations of the input, the biases in: the loop adds them for less than a pass over all steps."""
+        bias = hoisted_bias(self.side)
+        if not by_gate:
+            return xW[0] if bias is None else xW[0] + bias
+        parts = tuple(gate[:, self.units] for gate in xW)
+        if bias is None:
+            return parts
+        return tuple(part + self.side.gate(bias, letter) for part, letter in zip(parts, self.side.gates, strict=True))
+
+
+def _run(
+    side: Side, step: StepFunction, form: Form, X: Array, mask: Array | None, start: State, reverse: bool
+) -> tuple[Array, State]:
+    """The outputs and the final state in one form."""
+    if form == "transposed":
+        return _transposed(side, X, start, reverse)
+    backend, inside, by_gate = side.backend, form == "in the loop", form in ("by gate", "halves")
+    pieces = _halves(side) if form == "halves" else (Piece(side, slice(None)),)
+    count, product = len(pieces), _input_product(side, by_gate, X)
+
+    def whole(parts: State) -> Array:
+        return parts[0] if count == 1 else backend.xp.concat(parts, axis=-1)
+
+    def advance(state: State, x: State) -> tuple[State, Array]:
+        xW, h = product(x[0]) if inside else x, whole(state[:count])
+        new = [step(piece.side, piece.inputs(xW, by_gate), state[at::count], h) for at, piece in enumerate(pieces)]
+        flat = tuple(value for values in zip(*new, strict=True) for value in values)
+        return flat, whole(flat[:count])
+
+    def over(state: State, given: tuple[Array, Array | None]) -> tuple[State, State]:
+        x, valid = given
+        ys, state = scan_time(backend, advance, (x,) if inside else product(x), valid, state, reverse)
+        return state, (ys,)
+
+    begin, size = tuple(value[:, piece.units] for value in start for piece in pieces), part_steps(side, X)
+    if inside or len(X) <= size:
+        final, (Y,) = over(begin, (X, mask))
+    else:
+        final, (Y,) = scan_parts(over, begin, (X, mask), size, reverse)
+    return Y, ended(backend, mask, tuple(whole(final[at : at + count]) for at in range(0, len(final), count)))
+
+
+def part_steps(side: Side, X: Array) -> int:
+    """How many steps of X [T, N, I] one hoisted product takes, T where all fit or where memory is not the CPU's."""
+    import jax
+
+    steps, batch, _ = X.shape
+    most = PART_BYTES // (batch * side.W.shape[1] * X.dtype.itemsize)
+    if jax.default_backend() != "cpu" or steps <= most:
+        return int(steps)
+    parts = -(-steps // max(1, most))
+    return int(-(-steps // parts))  # parts of about one length: what is left over is not much shorter
+
+
+def _input_product(side: Side, by_gate: bool, X: Array) -> Callable[[Array], tuple[Array, ...]]:
+    """The product with W, in one array or in one for each gate: cut afterwards where that moves less than cutting W."""
+    import jax
+
+    matmul, (steps, batch, inputs) = side.backend.matmul, X.shape
+    if not by_gate:
+        return lambda x: (matmul(x, side.W),)
+    if steps * batch <= inputs:
+        return lambda x: _gates_of(side, matmul(x, side.W))
+    columns = jax.lax.optimization_barrier(_gates_of(side, side.W))  # cut once, outside of every loop
+    return lambda x: tuple(matmul(x, column) for column in columns)
+
+
+def _gates_of(side: Side, value: Array) -> tuple[Array, ...]:
+    return tuple(side.gate(value, letter) for letter in side.gates)
+
+
+def _halves(side: Side) -> tuple[Piece, ...]:
+    """Two pieces, the first a whole number of vectors wide where there are enough units."""
+    import jax
+
+    hidden, xp = side.hidden, side.backend.xp
+    middle = -(-hidden // (2 * UNIT_ALIGNMENT)) * UNIT_ALIGNMENT
+    middle = middle if middle < hidden else hidden // 2
+
+    def cut(value: Array | None, units: slice) -> Array | None:
+        if value is None:
+            return None
+        return xp.concat([gate[..., units] for gate in _gates_of(side, value)], axis=-1)
+
+    spans = slice(0, middle), slice(middle, hidden)
+    # Without the barrier XLA cuts R anew in every step.
+    products = jax.lax.optimization_barrier([cut(side.R, units) for units in spans])
+    pieces = []
+    for units, R in zip(spans, products, strict=True):
+        P = None if side.P is None else xp.reshape(xp.reshape(side.P, (3, hidden))[:, units], (-1,))
+        own = replace(side, R=R, Wb=cut(side.Wb, units), Rb=cut(side.Rb, units), P=P, hidden=units.stop - units.start)
+        pieces.append(Piece(own, units))
+    return tuple(pieces)
+
+
+def _transposed(side: Side, X: Array, start: State, reverse: bool) -> tuple[Array, State]:
+    """Y [T, N, H] and the final (h, c) of an LSTM whose loop works on columns [H, N]."""
     import jax
 
     xp, backend = side.backend.xp, side.backend
@@ -107,10 +215,11 @@ def transposed(side: Side, X: Array, start: State, reverse: bool) -> tuple[Array
     bias = hoisted_bias(side)
     column = 0 if bias is None else bias[:, None]
 
-    def step(state: State, x: tuple[Array, ...]) -> tuple[State, State]:
+    def advance(state: State, x: State) -> tuple[State, Array]:
         h, c = state
-        new = _lstm_state(side, backend.matmul(W, x[0].T) + backend.matmul(R, h) + column, c, axis=0)
-        return new, (new[0],)
+        z = backend.matmul(W, x[0].T) + backend.matmul(R, h) + column
+        new = lstm_state(side, tuple(xp.split(z, len(side.gates), axis=0)), c)
+        return new, new[0]
 
-    final, ys = backend.scan(step, tuple(state.T for state in start), (X,), reverse)
-    return xp.permute_dims(ys[0], (0, 2, 1)), tuple(state.T for state in final)
+    Y, final = scan_time(backend, advance, (X,), None, tuple(value.T for value in start), reverse)
+    return xp.permute_dims(Y, (0, 2, 1)), tuple(value.T for value in final)

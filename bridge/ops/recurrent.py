@@ -1,8 +1,9 @@
 """LSTM, GRU and RNN on a Backend, with every attribute, as onnxruntime computes them.
 
-The product of the whole input with W is hoisted out of the time loop where that is faster. Lengths
-become a mask over time, forward and reverse alike: a masked step leaves the state alone and yields 0, so a reverse
-run starts at the last valid step. A sequence of length 0 ends in a zero state, as in onnxruntime.
+The product of the whole input with W is hoisted out of the time loop; on JAX the form of the loop follows the sizes
+(backend_jax_recurrent). Lengths become a mask over time, forward and reverse alike: a masked step leaves the state
+alone and yields 0, so a reverse run starts at the last valid step. A sequence of length 0 ends in a zero state, as in
+onnxruntime.
 
 Differentiable in every floating input. float16 is computed in float32 and rounded once.
 Source: onnx/defs/rnn/defs.cc, LSTM-22, GRU-22, RNN-22 (onnx 1.23.2); onnxruntime 1.31.1, CPU provider.
@@ -22,6 +23,7 @@ from bridge.errors import BadInput
 from bridge.layout import Columns
 from bridge.ops import backend_jax_recurrent
 from bridge.ops.backend import Array, Backend
+from bridge.ops.recurrent_loop import ended, scan_time
 from bridge.ops.recurrent_steps import (
     Side,
     State,
@@ -188,40 +190,17 @@ def _run(
 
 def _run_side(side: Side, X: Array, mask: Array | None, start: State, reverse: bool) -> tuple[Array, State]:
     """Y [T, N, H] and the final state of one direction."""
-    backend, step, hoisted = side.backend, STEPS[side.cell.op], True
+    backend, step = side.backend, STEPS[side.cell.op]
     if backend.name == "jax":
-        side, step = backend_jax_recurrent.faster(side, step)
-        form = backend_jax_recurrent.form_of(side, step, X, mask)
-        if form == "transposed":
-            return backend_jax_recurrent.transposed(side, X, start, reverse)
-        hoisted = form == "hoisted"
-    where, zeros, bias = backend.xp.where, backend.xp.zeros_like, hoisted_bias(side)
+        return backend_jax_recurrent.run_side(side, step, X, mask, start, reverse)
+    xW, bias = backend.matmul(X, side.W), hoisted_bias(side)
 
-    def product(x: Array) -> Array:
-        xW = backend.matmul(x, side.W)
-        return xW if bias is None else xW + bias
+    def advance(state: State, x: State) -> tuple[State, Array]:
+        new = step(side, x[0], state)
+        return new, new[0]
 
-    def run(x: Array, state: State) -> State:
-        return step(side, x if hoisted else product(x), state)
-
-    xs = product(X) if hoisted else X
-    if mask is None:
-        final, ys = backend.scan(lambda state, x: _unmasked(run(x[0], state)), start, (xs,), reverse)
-        return ys[0], final
-
-    def masked(state: State, x: tuple[Array, ...]) -> tuple[State, State]:
-        new = run(x[0], state)
-        return tuple(where(x[1], n, old) for n, old in zip(new, state, strict=True)), (
-            where(x[1], new[0], zeros(new[0])),
-        )
-
-    final, ys = backend.scan(masked, start, (xs, mask), reverse)
-    alive = mask[0]  # [N, 1]: a sequence of length 0 has no first step
-    return ys[0], tuple(where(alive, state, zeros(state)) for state in final)
-
-
-def _unmasked(state: State) -> tuple[State, State]:
-    return state, (state[0],)
+    Y, final = scan_time(backend, advance, (xW if bias is None else xW + bias,), mask, start, reverse)
+    return Y, ended(backend, mask, final)
 
 
 def _state(backend: Backend, state: Array | None, at: int, X: Array, hidden: int) -> Array:

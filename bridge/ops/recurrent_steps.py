@@ -13,7 +13,10 @@ from bridge.ops.recurrent_activations import Function, bind
 
 State: TypeAlias = tuple[Array, ...]
 """(h, c) of an LSTM, (h,) of GRU and RNN, each [N, H]."""
-StepFunction: TypeAlias = "Callable[[Side, Array, State], State]"
+Gates: TypeAlias = "Array | tuple[Array, ...]"
+"""Pre-activations: one array [N, n*H], or one array [N, H] for each gate."""
+StepFunction: TypeAlias = "Callable[..., State]"
+"""(side, xW, state, h=None) to the new state; `h` is the whole previous output where `state` holds some units only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +35,27 @@ class Side:
     gates: str
     """The operator's gate letters in the order of the columns."""
 
-    def gate(self, z: Array, letter: str) -> Array:
-        """The columns of one gate of z [N, n*H]."""
-        return self.span(z, self.gates.index(letter))
+    def gate(self, z: Gates, letter: str) -> Array:
+        """One gate of z: its columns, the last axis, or its own array."""
+        at = self.gates.index(letter)
+        return z[at] if isinstance(z, tuple) else z[..., at * self.hidden : (at + 1) * self.hidden]
 
-    def span(self, z: Array, first: int, count: int = 1) -> Array:
-        """The columns of `count` gates of z [N, n*H], from the one at place `first` on."""
-        return z[:, first * self.hidden : (first + count) * self.hidden]
+    def joined(self, xW: Gates, hR: Array) -> Gates:
+        """The sum of both products, in one array or in one for each gate as xW is."""
+        if isinstance(xW, tuple):
+            return tuple(x + self.gate(hR, letter) for x, letter in zip(xW, self.gates, strict=True))
+        return xW + hR
 
 
-def lstm_step(side: Side, xW: Array, state: State) -> State:
-    """One step of an LSTM: the hoisted input product xW [N, 4*H] and (h, c) to the new (h, c)."""
-    h, c = state
+def lstm_step(side: Side, xW: Gates, state: State, h: Array | None = None) -> State:
+    """One step of an LSTM: the input product xW and (h, c) to the new (h, c)."""
+    hR = side.backend.matmul(state[0] if h is None else h, side.R)
+    return lstm_state(side, side.joined(xW, hR), state[1])
+
+
+def lstm_state(side: Side, z: Gates, c: Array) -> State:
+    """The new (h, c) of an LSTM from its pre-activations and the old c."""
     f, g, h_of = side.activations
-    z = xW + side.backend.matmul(h, side.R)
     candidate = g(side.gate(z, "c"))
     if side.P is None:
         i, o, forget = (f(side.gate(z, letter)) for letter in "iof")
@@ -60,27 +70,30 @@ def lstm_step(side: Side, xW: Array, state: State) -> State:
     return o * h_of(c), c
 
 
-def gru_step(side: Side, xW: Array, state: State) -> State:
-    """One step of a GRU: the hoisted input product xW [N, 3*H] and (h,) to the new (h,)."""
-    (h,) = state
+def gru_step(side: Side, xW: Gates, state: State, h: Array | None = None) -> State:
+    """One step of a GRU: the input product xW and (h,) to the new (h,).
+
+    With the reset gate before the product every unit of the candidate hangs on every unit of it: no `h` apart then.
+    """
     f, g = side.activations
     matmul, bias = side.backend.matmul, None if side.Rb is None else side.Rb[2 * side.hidden :]
     if side.cell.linear_before_reset:
-        hR = matmul(h, side.R)
-        zr = f(side.span(xW, 0, 2) + side.span(hR, 0, 2))
+        hR = matmul(state[0] if h is None else h, side.R)
+        z, r = (f(side.gate(xW, letter) + side.gate(hR, letter)) for letter in "zr")
         recurrent = side.gate(hR, "h") if bias is None else side.gate(hR, "h") + bias
-        candidate = g(side.gate(xW, "h") + side.gate(zr, "r") * recurrent)
+        candidate = g(side.gate(xW, "h") + r * recurrent)
     else:
-        zr = f(side.span(xW, 0, 2) + matmul(h, side.span(side.R, 0, 2)))
-        candidate = g(side.gate(xW, "h") + matmul(side.gate(zr, "r") * h, side.gate(side.R, "h")))
-    z = side.gate(zr, "z")
-    return ((1 - z) * candidate + z * h,)
+        hR = matmul(state[0], side.R[:, : 2 * side.hidden])
+        z, r = (f(side.gate(xW, letter) + side.gate(hR, letter)) for letter in "zr")
+        candidate = g(side.gate(xW, "h") + matmul(r * state[0], side.gate(side.R, "h")))
+    return ((1 - z) * candidate + z * state[0],)
 
 
-def rnn_step(side: Side, xW: Array, state: State) -> State:
-    """One step of an RNN: the hoisted input product xW [N, H] and (h,) to the new (h,)."""
+def rnn_step(side: Side, xW: Gates, state: State, h: Array | None = None) -> State:
+    """One step of an RNN: the input product xW and (h,) to the new (h,)."""
     (f,) = side.activations
-    return (f(xW + side.backend.matmul(state[0], side.R)),)
+    z = side.joined(xW, side.backend.matmul(state[0] if h is None else h, side.R))
+    return (f(side.gate(z, "i")),)
 
 
 def hoisted_bias(side: Side) -> Array | None:

@@ -27,10 +27,10 @@ CONCLUSIVE = 64.0
 
 def always(form: str) -> Callable[..., str]:
     """A `form_of` for bridge.ops.backend_jax_recurrent that gives `form` wherever the loop has it."""
-    from bridge.ops.backend_jax_recurrent import has_transposed_form
+    from bridge.ops.backend_jax_recurrent import has_form
 
-    def form_of(side: Any, step: Any, X: Any, mask: Any) -> str:
-        return form if form != "transposed" or has_transposed_form(step, mask) else "in the loop"
+    def form_of(side: Any, X: Any, mask: Any, under_grad: bool) -> str:
+        return form if has_form(form, side, mask) else "in the loop"
 
     return form_of
 
