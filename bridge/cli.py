@@ -49,14 +49,16 @@ def convert(
     masks: Annotated[Literal["exact", "right"], typer.Option(help="How Keras masks are carried.")] = "exact",
     external_data: Annotated[bool | None, typer.Option(help="Weights beside the model; default past 1 GB.")] = None,
     static: Annotated[list[str] | None, typer.Option(help="For flax-code: fix an input, such as sr=16000.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="For flax-code: sizes of an input, as x=batch,576.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing target.")] = False,
     as_json: Json = False,
 ) -> None:
     """Convert a trained model or its weights into another file, or with --to flax-code into readable code."""
-    from bridge.frameworks.files import convert_file, parse_static
+    from bridge.frameworks.files import convert_file, parse_shapes, parse_static
 
     written = convert_file(
-        source, target, layout=to, overwrite=overwrite, external_data=external_data, static=parse_static(static or []),
+        source, target, layout=to, overwrite=overwrite, external_data=external_data,
+        static=parse_static(static or []), shapes=parse_shapes(shape or []),
         export={"opset": opset, "states": states, "lengths": lengths, "form": form, "masks": masks},
     )  # fmt: skip
     _print({"schema": "rnn-bridge/convert/1", **written.to_dict()}, str(written), as_json)

@@ -32,7 +32,7 @@ class Written:
     source: str
     target: str
     layers: tuple[str, ...]
-    """The recurrent cells, by name."""
+    """The recurrent cells by name; of flax-code every layer that owns weights."""
     layouts: tuple[str, ...]
     """The layout of each cell where arrays were written."""
     bytes: int
@@ -43,7 +43,7 @@ class Written:
 
     def __str__(self) -> str:
         held = f" as {', '.join(dict.fromkeys(self.layouts))}" if self.layouts else ""
-        return f"{self.target}: {len(self.layers)} recurrent layers{held}, {self.bytes:,} bytes"
+        return f"{self.target}: {len(self.layers)} layers{held}, {self.bytes:,} bytes"
 
 
 def convert_file(
@@ -55,6 +55,7 @@ def convert_file(
     external_data: bool | None,
     export: Mapping[str, Any],
     static: Mapping[str, object] | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
 ) -> Written:
     """Write `source` to `target`, whose suffix says what becomes of it.
 
@@ -67,15 +68,17 @@ def convert_file(
         external_data: weights beside an ONNX file.
         export: the other options of `to_onnx`.
         static: values of inputs that flax-code fixes.
+        shapes: sizes of inputs that flax-code fixes.
 
     Raises:
         UsageError: a suffix or a layout that is unknown, or a target that exists.
         NotRepresentable: the layout cannot hold a cell.
     """
     if layout == "flax-code":
-        return _write_code(source, target, static, overwrite, export)
-    if static:
-        raise UsageError("only flax-code fixes inputs", where="convert --static", got=", ".join(static))
+        return _write_code(source, target, overwrite, {"static": static, "shapes": shapes, **export})
+    for option, fixed in (("--static", static), ("--shape", shapes)):
+        if fixed:
+            raise UsageError("only flax-code fixes inputs", where=f"convert {option}", got=", ".join(fixed))
     suffix = target.suffix.lower()
     used: list[str] = []
     if suffix == ".onnx":
@@ -118,12 +121,29 @@ def parse_static(given: Sequence[str]) -> dict[str, object]:
     return values
 
 
-def _write_code(
-    source: str, target: Path, static: Mapping[str, object] | None, overwrite: bool, export: Mapping[str, Any]
-) -> Written:
+def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
+    """Sizes of inputs from `name=size,size`: numbers, and names for sizes that stay symbolic.
+
+    >>> parse_shapes(["x=batch,576"])
+    {'x': ('batch', 576)}
+
+    Raises:
+        UsageError: something else than a name and sizes.
+    """
+    shapes: dict[str, tuple[int | str, ...]] = {}
+    for each in given:
+        name, _, text = each.partition("=")
+        sizes = [size.strip() for size in text.split(",")]
+        if not name or not all(size.isdecimal() or size.isidentifier() for size in sizes):
+            raise UsageError("no name=sizes", where="convert --shape", got=each, expected="x=batch,576")
+        shapes[name] = tuple(int(size) if size.isdecimal() else size for size in sizes)
+    return shapes
+
+
+def _write_code(source: str, target: Path, overwrite: bool, options: Mapping[str, Any]) -> Written:
     from bridge.frameworks.flax_code import write_code
 
-    found = write_code(source, target, static=static, overwrite=overwrite, **export)
+    found = write_code(source, target, overwrite=overwrite, **options)
     size = sum(path.stat().st_size for path in target.iterdir() if path.is_file())
     return Written(source=source, target=str(target), layers=found.layers, layouts=(), bytes=size)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from bridge.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,3 +26,24 @@ def declare_shape(value: ir.Value, dims: Sequence[int | str | None]) -> None:
     import onnx_ir as ir
 
     value.shape = ir.Shape(dims)
+
+
+def declare_inputs(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> None:
+    """Give inputs of `model` sizes that its file leaves open: numbers, and names for those that stay symbolic.
+
+    Raises:
+        UsageError: no such input, another rank, a size below 1, or another number than the file has.
+    """
+    inputs = {str(value.name): value for value in model.graph.inputs}
+    for name, dims in shapes.items():
+        if name not in inputs:
+            raise UsageError(f"no input is called {name!r}", where="shapes", got=name, expected=", ".join(inputs))
+        found = inputs[name].shape
+        known = [None] * len(dims) if found is None else [dim if isinstance(dim, int) else None for dim in found]
+        agree = len(known) == len(dims) and all(
+            had in (None, dim) and (isinstance(dim, str) or dim > 0) for had, dim in zip(known, dims, strict=True)
+        )
+        if not agree:
+            raise UsageError("these sizes are not those of the input", where=f"shapes, input {name!r}",
+                             got=list(dims), expected="any rank" if found is None else str(found))  # fmt: skip
+        declare_shape(inputs[name], dims)

@@ -152,3 +152,7 @@ def _fold_in_place(model: ir.Model) -> None:
     except (ValueError, TypeError, RuntimeError, LookupError, SerdeError, onnx.shape_inference.InferenceError,
             onnx.checker.ValidationError) as error:  # fmt: skip
         raise BadInput("the model cannot be folded", where="fold", got=str(error)[:200]) from error
+    for graph in model.graphs():  # what only folded nodes read; onnxruntime warns of each
+        for name, value in list(graph.initializers.items()):
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                del graph.initializers[name]

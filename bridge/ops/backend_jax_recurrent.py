@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Literal, TypeAlias
 
 from bridge.ops.backend import Array
@@ -32,8 +33,8 @@ HEAVY: Final = 100_000
 this size over its threads, at a loss. 65536 (LSTM 128) took 1.1 times as long in halves, 110592 (GRU 192) 0.7 to 0.9
 times."""
 
-HALVING_STEPS: Final = 16
-"""From this many steps on the copies of the weights that the halves need are earned back."""
+COPYING_STEPS: Final = 16
+"""From this many steps on what a form gains is more than its copies of the weights cost."""
 
 UNIT_ALIGNMENT: Final = 16
 """float32 numbers in the widest vector: halves of 129 units took 1.3 times as long as 128."""
@@ -63,9 +64,9 @@ def run_side(
 
     if forward == training:
         return run(forward, weights, X, mask, start)
-    chosen = jax.custom_jvp(run, nondiff_argnums=(0,))
-    chosen.defjvp(lambda _, primals, tangents: jax.jvp(lambda *given: run(training, *given), primals, tangents))
-    result: tuple[Array, State] = chosen(forward, weights, X, mask, start)
+    chosen = jax.custom_jvp(partial(run, forward))
+    chosen.defjvp(lambda primals, tangents: jax.jvp(partial(run, training), primals, tangents))
+    result: tuple[Array, State] = chosen(weights, X, mask, start)
     return result
 
 
@@ -78,12 +79,13 @@ def form_of(side: Side, X: Array, mask: Array | None, under_grad: bool) -> Form:
         return "hoisted"
     if under_grad:
         return "by gate" if steps <= part_steps(side, X) else "in the loop"
-    if batch >= WIDE_BATCH and side.hidden >= WIDE_HIDDEN and has_form("transposed", side, mask):
-        return "transposed"
     if side.R.size < HEAVY:
         return "by gate" if batch <= FEW else "in the loop"
-    halves = batch > 1 and steps >= HALVING_STEPS and has_form("halves", side, mask)
-    return "halves" if halves else "by gate"
+    if batch == 1 or steps < COPYING_STEPS:
+        return "by gate"
+    wide = batch >= WIDE_BATCH and side.hidden >= WIDE_HIDDEN
+    best: Form = "transposed" if wide and has_form("transposed", side, mask) else "halves"
+    return best if has_form(best, side, mask) else "by gate"
 
 
 def has_form(form: Form, side: Side, mask: Array | None) -> bool:

@@ -91,6 +91,27 @@ def test_a_real_model_becomes_code_of_native_layers(row: tuple[str, str | None, 
     assert ("from bridge" in text) == (name == "arabic-name-romanizer")  # torch's GRU: a bias that nnx has no place for
 
 
+@pytest.mark.models
+@pytest.mark.parametrize(("rate", "samples"), [(16000, 576), (8000, 288)])
+def test_sizes_decide_the_branches_of_silero(rate: int, samples: int, tmp_path: Path) -> None:
+    source, static = model_file("silero-vad", "silero_vad.onnx"), {"sr": rate}
+    with pytest.raises(Unsupported, match=r"If whose condition depends on inputs(.|\n)*--shape"):
+        write_code(source, tmp_path / "code", static=static)
+    shapes = {"input": ("batch", samples), "state": (2, "batch", 128)}
+    text = code_of(source, tmp_path / "code", static=static, shapes=shapes)
+    assert f"input [batch, {samples}], state [2, batch, 128] -> output [batch, 1], stateN [2, batch, 128]." in text
+    assert "(c, h), _ = self.decoder_decoder_rnn(x, initial_carry=(state[1], state[0]), return_carry=True)" in text
+    assert "cond" not in text
+
+
+@pytest.mark.parametrize("shapes", [{"z": (1, 2)}, {"x": ("batch", 3)}, {"x": ("batch", 4, 4)}, {"x": (0, 4)}], ids=str)
+def test_sizes_that_are_not_the_inputs_are_refused(shapes: dict[str, Any], tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    w.output(w.op("Relu", w.input("x", "float32", ["batch", 4])), "y")
+    with pytest.raises(UsageError, match="shapes"):
+        write_code(w.model(), tmp_path / "code", shapes=shapes)
+
+
 RECURRENT = {
     "peepholes and learned states": ({"kind": "LSTM", "peepholes": True, "initial_h": 1, "initial_c": 1}, {}),
     "reverse with lengths": ({"kind": "RNN", "direction": "reverse", "activations": ("Relu",)}, {"lengths": True}),
@@ -353,3 +374,8 @@ def test_the_command_line_writes_the_folder(model: Any, tmp_path: Path) -> None:
     assert (wrong.returncode, "no input 'n'" in wrong.stderr) == (2, True)
     assert call("convert", source, tmp_path / "other.npz", "--to", "torch", "--static", "n=3").returncode == 2
     assert call("convert", source, tmp_path / "other", "--to", "flax-code", "--static", "n").returncode == 2
+    fixed = call("convert", source, tmp_path / "fixed", "--to", "flax-code", "--shape", "input=5,batch,3", "--json")
+    assert document(fixed, "convert")["layers"] == ["l0"]
+    assert "input [5, batch, 3]" in (tmp_path / "fixed" / "model.py").read_text()
+    assert call("convert", source, tmp_path / "o", "--to", "flax-code", "--shape", "input=5,?").returncode == 2
+    assert call("convert", source, tmp_path / "o.npz", "--to", "torch", "--shape", "input=5,1,3").returncode == 2

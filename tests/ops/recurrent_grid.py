@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from bridge import reference
 from bridge.cell import ACTIVATIONS, DEFAULT_ACTIVATIONS, GATES
+from bridge.ops.backend_jax_recurrent import Form
 from tests.ops.covering import Row, cover
 from tests.single_node import INPUTS, OUTPUTS, run_node
 
@@ -46,12 +47,11 @@ COMMON: dict[str, tuple[Any, ...]] = {
     "clip": ("absent", 0.3),
     "parameters": ("no activations", "none given", "all given", "too few", "too many"),
     "run": ("nnx eager", "nnx jit", "linen jit"),
-    "loop": ("hoisted", "in the loop", "transposed"),
+    "loop": get_args(Form),
 }
 TRANSPOSED: Final = MappingProxyType(
-    {"lengths": ("absent",), "clip": ("absent",), "parameters": ("no activations",), "P": ("absent",),
-     "input_forget": ("absent", 0), "loop": ("transposed",)}
-)  # fmt: skip
+    {"lengths": ("absent",), "parameters": ("no activations",), "P": ("absent",), "loop": ("transposed",)}
+)
 """Where an LSTM on JAX can run the transposed form of the loop; elsewhere "transposed" comes to "in the loop"."""
 OWN: dict[str, dict[str, tuple[Any, ...]]] = {
     "LSTM": {"initial_c": STATES, "P": ("absent", "initialiser", "input"), "input_forget": ("absent", 0, 1),

@@ -19,15 +19,21 @@ from tests.ops.recurrent_verdict import always
 
 T, N, INPUTS, H = 4, 3, 2, 5
 LAYOUTS = {"flax.nnx.OptimizedLSTMCell": 2, "flax.linen.LSTMCell": 2, "flax.nnx.GRUCell": 1, "flax.nnx.SimpleCell": 1}
+LSTM, GRU, RNN = "flax.nnx.OptimizedLSTMCell", "flax.nnx.GRUCell", "flax.nnx.SimpleCell"
 
-SIZES = {
-    (1, 1, 40, 256): "hoisted",
-    (8, 50, 40, 256): "hoisted",
-    (8, 100, 64, 128): "in the loop",
-    (32, 200, 512, 512): "transposed",
-    (8, 200, 64, 1024): "in the loop",
-}
-"""(batch, time, inputs, hidden) of an LSTM and its form."""
+CHOICES = [
+    (LSTM, (1, 1, 40, 256), ("by gate", "by gate")),
+    (LSTM, (8, 100, 64, 128), ("in the loop", "by gate")),
+    (LSTM, (32, 100, 128, 256), ("halves", "in the loop")),
+    (LSTM, (32, 200, 512, 512), ("transposed", "in the loop")),
+    (LSTM, (32, 8, 512, 512), ("by gate", "by gate")),
+    (LSTM, (1, 100, 64, 512), ("by gate", "by gate")),
+    (GRU, (2, 100, 400, 400), ("halves", "by gate")),
+    (GRU, (32, 200, 512, 512), ("halves", "in the loop")),
+    (GRU, (1, 4, 3, 5), ("by gate", "by gate")),
+    (RNN, (8, 100, 64, 512), ("halves", "by gate")),
+]
+"""Layout, (batch, time, inputs, hidden), and the forms forward and under grad."""
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +63,7 @@ def test_every_form_is_the_referee(layout: str, form: str, monkeypatch: pytest.M
     def loss(params, states):
         return sum((output * (at + 1.3)).sum() for at, output in enumerate(run(params, states)))
 
-    monkeypatch.setattr(backend_jax_recurrent, "form_of", always("in the loop"))
+    monkeypatch.setattr(backend_jax_recurrent, "form_of", always("in the loop"))  # no product but those of the text
     expected_gradient = jax.grad(loss, argnums=(0, 1))(params, states)
     monkeypatch.setattr(backend_jax_recurrent, "form_of", always(form))
     cell = read_params(layout, params, **options)
@@ -73,27 +79,69 @@ def test_every_form_is_the_referee(layout: str, form: str, monkeypatch: pytest.M
         np.testing.assert_allclose(got, value, rtol=1e-13, atol=1e-13)  # sums of T * N * 4 * H products near 1
 
 
-def test_the_form_follows_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = "flax.nnx.OptimizedLSTMCell"
+@pytest.mark.parametrize(("layout", "sizes", "forms"), CHOICES, ids=str)
+def test_the_form_follows_the_sizes(
+    layout: str, sizes: tuple[int, ...], forms: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     original = backend_jax_recurrent.form_of
     monkeypatch.setattr(backend_jax_recurrent, "form_of", lambda *given: seen.append(original(*given)) or seen[-1])
-    for batch, steps, inputs, hidden in SIZES:
-        params = template(layout, inputs, hidden).params
-        x = jax.ShapeDtypeStruct((steps, batch, inputs), np.float32)
-        jax.eval_shape(lambda p, x: one_direction(layout, p, {}, x), params, x)
+    batch, steps, inputs, hidden = sizes
+    x = jax.ShapeDtypeStruct((steps, batch, inputs), np.float32)
+    params = template(layout, inputs, hidden).params
+    jax.eval_shape(lambda p, x: one_direction(layout, p, {}, x), params, x)
     if jax.default_backend() != "cpu":
         pytest.skip("the table of forms is for CPUs")
-    assert seen == list(SIZES.values())
+    assert tuple(seen) == forms
 
 
-def test_a_gru_stays_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    original = backend_jax_recurrent.form_of
-    monkeypatch.setattr(backend_jax_recurrent, "form_of", lambda *given: seen.append(original(*given)) or seen[-1])
-    params = template("flax.nnx.GRUCell", 3, 5).params
-    x = jax.ShapeDtypeStruct((4, 1, 3), np.float32)
-    jax.eval_shape(lambda p, x: one_direction("flax.nnx.GRUCell", p, {}, x), params, x)
-    if jax.default_backend() != "cpu":
-        pytest.skip("the table of forms is for CPUs")
-    assert seen == ["in the loop"]
+@pytest.mark.parametrize("steps", [6, 7])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("form", ["by gate", "halves"])
+def test_parts_of_time_are_the_whole(form: str, direction: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    options, params = template(GRU, INPUTS, H).options, _params(GRU)
+    rng = np.random.default_rng(2)
+    x, lengths = rng.uniform(-1, 1, (steps, N, INPUTS)), np.array([steps, 0, 2], np.int32)
+    h = rng.uniform(-1, 1, (1, N, H))
+
+    def run(params):
+        return jax.jit(lambda p: one_direction(GRU, p, options, x, lengths, h, direction=direction))(params)
+
+    monkeypatch.setattr(backend_jax_recurrent, "form_of", always(form))
+    whole, gradient = run(params), jax.grad(lambda p: run(p)[0].sum())(params)
+    monkeypatch.setattr(backend_jax_recurrent, "PART_BYTES", 3 * 8 * N * 3 * H)  # three steps: even parts, and a rest
+    sizes = []
+    original = backend_jax_recurrent.part_steps
+    monkeypatch.setattr(backend_jax_recurrent, "part_steps", lambda *given: sizes.append(original(*given)) or sizes[-1])
+    for got, wanted in zip(run(params), whole, strict=True):
+        # 32 units: the same sums in another order, all values below 1
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=32 * np.finfo(np.float64).eps)
+    assert set(sizes) == {3}
+    again = jax.grad(lambda p: run(p)[0].sum())(params)
+    for got, wanted in zip(jax.tree.leaves(again), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-13, atol=1e-13)  # sums of steps * N * 3 * H products near 1
+
+
+@pytest.mark.parametrize("layout", [LSTM, GRU, RNN])
+def test_derivatives_of_every_kind_pass_where_training_has_a_form_of_its_own(
+    layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, x = _params(layout), np.random.default_rng(3).uniform(-1, 1, (T, N, INPUTS))
+    direction = jax.tree.map(np.cos, params)
+
+    def loss(params):
+        return (one_direction(layout, params, {}, x)[0] ** 2).sum()
+
+    def derivatives():
+        slope = jax.jvp(loss, (params,), (direction,))[1]
+        forward_over_reverse = jax.jvp(jax.grad(loss), (params,), (direction,))[1]
+        reverse_over_reverse = jax.grad(lambda p: jax.tree.reduce(
+            lambda total, pair: total + pair, jax.tree.map(lambda g, d: (g * d).sum(), jax.grad(loss)(p), direction)
+        ))(params)  # fmt: skip
+        batched = jax.vmap(jax.grad(loss))(jax.tree.map(lambda a, b: np.stack([a, b]), params, direction))
+        return slope, forward_over_reverse, reverse_over_reverse, batched
+
+    one_form = jax.tree.leaves(derivatives())
+    monkeypatch.setattr(backend_jax_recurrent, "form_of", lambda *given: "in the loop" if given[-1] else "halves")
+    for got, wanted in zip(jax.tree.leaves(derivatives()), one_form, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)  # second derivatives: products of 1e3 near 1

@@ -3,6 +3,7 @@
 # ruff: noqa: A002  (an emitter's signature is the ONNX schema)
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, Final
@@ -206,9 +207,16 @@ def cast(site: Site, input: Operand, *, to: int, saturate: int = 1) -> Operand:
     if wanted == np.float64:
         site.refuse("float64 needs x64, and generated code is float32")
     name = {"int64": "int32", "uint64": "uint32", "bool": "bool_"}.get(wanted.name, wanted.name)
+    if isinstance(input, Sizes) and wanted == np.bool_ and all(map(_is_size, input.items)):
+        return np.ones(() if input.is_scalar else len(input.items), np.bool_)
     if isinstance(input, Sizes):
         return site.emit(f"jnp.asarray({site.ref(input)}, jnp.{name})")
     return site.through(input, lambda text: f"{text}.astype(jnp.{name})")
+
+
+def _is_size(item: int | str) -> bool:
+    """Whether this is the size of an axis itself: at least 1, for nothing that has a 0 among its sizes is run."""
+    return (isinstance(item, int) and item > 0) or re.fullmatch(r"§\d+§\.shape\[\d+\]", str(item)) is not None
 
 
 @emits("LeakyRelu")

@@ -22,6 +22,7 @@ from bridge.frameworks.flax_code.checking import CHECK, stored_cases
 from bridge.frameworks.flax_code.code import narrowed
 from bridge.frameworks.flax_code.module import module_text
 from bridge.frameworks.flax_code.walking import Written, write_graph
+from bridge.graph.declaring import declare_inputs
 
 FILES: Final = ("check.npz", "check.py", "model.py", "weights.safetensors")
 """What the folder holds."""
@@ -56,6 +57,7 @@ def write_code(
     folder: str | os.PathLike[str],
     *,
     static: Mapping[str, object] | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
     inputs: Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]] | None = None,
     overwrite: bool = False,
     **export: Any,
@@ -69,18 +71,22 @@ def write_code(
         source: anything that `to_onnx` takes.
         folder: to make; its parent exists.
         static: values of inputs, which leave the signature.
+        shapes: sizes of inputs that the file leaves open, such as {"x": ("batch", 576)}: numbers, and names for those
+            that stay symbolic. They decide an If that hangs on sizes.
         inputs: for the check, by ONNX name, one dict or several; None draws them for two (batch, time) pairs.
         overwrite: replace a folder that write_code wrote.
         export: options of `to_onnx`, for a source that is not ONNX yet.
 
     Raises:
         Unsupported: nodes that cannot be written as code, all of them in one error.
-        UsageError: the folder exists.
+        UsageError: the folder exists, or `shapes` does not fit the inputs.
         Mismatch: the code does not compute what onnxruntime does; nothing is written.
     """
     target = Path(folder)
     _check_target(target, overwrite=overwrite)
-    model = graph.fold(conversion.to_ir(source, ExportOptions(**export)), static)
+    model = conversion.to_ir(source, ExportOptions(**export))
+    declare_inputs(model, shapes or {})
+    model = graph.fold(model, static)
     proto = graph.to_proto(model)
     written = write_graph(model.clone())
     given = [inputs] if isinstance(inputs, Mapping) else inputs

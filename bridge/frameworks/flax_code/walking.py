@@ -180,7 +180,8 @@ def refuse_all(refused: Mapping[str, list[str]]) -> None:
                  for reason, names in sorted(refused.items())]  # fmt: skip
         count = sum(map(len, refused.values()))
         raise Unsupported(f"{count} nodes cannot be written as code", where="flax-code", got="; ".join(lines),
-                          do="import the model with to_flax, or fix inputs with static=")  # fmt: skip
+                          do="import the model with to_flax, or fix inputs: their values with static= (--static), "
+                          "their sizes with shapes= (--shape)")  # fmt: skip
 
 
 def _infer(step: Step, opset: int) -> None:
