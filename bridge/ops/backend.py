@@ -56,6 +56,9 @@ class Backend(Protocol):
     def conv(self, x: Array, w: Array, *, strides: Shape, pads: Pads, dilations: Shape, groups: int) -> Array:
         """Convolution (correlation) of x [N, C, ...] with w [M, C/groups, ...], zero padding per axis."""
 
+    def split(self, value: Array, parts: int) -> tuple[Array, ...]:
+        """Equal parts of the last axis; a gradient joins theirs again in one step, where slices would be added up."""
+
     def einsum(self, equation: str, *operands: Array) -> Array:
         """Einstein summation in the full precision of the dtype."""
 

@@ -107,6 +107,10 @@ class JaxBackend:
             precision=jax.lax.Precision.HIGHEST,
         )
 
+    def split(self, value: Array, parts: int) -> tuple[Array, ...]:
+        """Equal parts of the last axis."""
+        return tuple(self.xp.split(value, parts, axis=-1))
+
     def einsum(self, equation: str, *operands: Array) -> Array:
         """Einstein summation, no TF32 or bfloat16 passes."""
         import jax

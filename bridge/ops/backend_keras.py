@@ -171,6 +171,12 @@ class KerasBackend:
         y = y[(slice(None), *(slice(None, None, stride) for stride in strides))]
         return ops.transpose(y, (0, rank + 1, *range(1, rank + 1)))
 
+    def split(self, value: Array, parts: int) -> tuple[Array, ...]:
+        """Equal parts of the last axis."""
+        import keras
+
+        return tuple(keras.ops.split(value, parts, axis=-1))
+
     def einsum(self, equation: str, *operands: Array) -> Array:
         """Einstein summation; on JAX in full precision."""
         import keras

@@ -89,6 +89,10 @@ class NumpyBackend:
         ]
         return np.concatenate(parts, axis=1)
 
+    def split(self, value: Array, parts: int) -> tuple[Array, ...]:
+        """Equal parts of the last axis."""
+        return tuple(np.split(value, parts, axis=-1))
+
     def einsum(self, equation: str, *operands: Array) -> Array:
         """Einstein summation."""
         return np.einsum(equation, *operands)

@@ -94,6 +94,12 @@ class TorchBackend:
             functional.pad(x, both_sides), w, stride=tuple(strides), dilation=tuple(dilations), groups=groups
         )
 
+    def split(self, value: Array, parts: int) -> tuple[Array, ...]:
+        """Equal parts of the last axis."""
+        import torch
+
+        return tuple(torch.tensor_split(value, parts, dim=-1))
+
     def einsum(self, equation: str, *operands: Array) -> Array:
         """Einstein summation."""
         import torch

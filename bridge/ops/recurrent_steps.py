@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,8 +13,8 @@ from bridge.ops.recurrent_activations import Function, bind
 
 State: TypeAlias = tuple[Array, ...]
 """(h, c) of an LSTM, (h,) of GRU and RNN, each [N, H]."""
-Gates: TypeAlias = "Array | tuple[Array, ...]"
-"""Pre-activations: one array [N, n*H], or one array [N, H] for each gate."""
+Gates: TypeAlias = "Array | Mapping[str, Array]"
+"""One array [..., n*H] of all gates side by side, or each gate's own [..., H] by its letter."""
 StepFunction: TypeAlias = "Callable[..., State]"
 """(side, xW, state, h=None) to the new state; `h` is the whole previous output where `state` holds some units only."""
 
@@ -35,16 +35,18 @@ class Side:
     gates: str
     """The operator's gate letters in the order of the columns."""
 
-    def gate(self, z: Gates, letter: str) -> Array:
-        """One gate of z: its columns, the last axis, or its own array."""
-        at = self.gates.index(letter)
-        return z[at] if isinstance(z, tuple) else z[..., at * self.hidden : (at + 1) * self.hidden]
+    def apart(self, z: Gates) -> Mapping[str, Array]:
+        """Each gate's own array, by its letter."""
+        if isinstance(z, Mapping):
+            return z
+        return dict(zip(self.gates, self.backend.split(z, len(self.gates)), strict=True))
 
-    def joined(self, xW: Gates, hR: Array) -> Gates:
-        """The sum of both products, in one array or in one for each gate as xW is."""
-        if isinstance(xW, tuple):
-            return tuple(x + self.gate(hR, letter) for x, letter in zip(xW, self.gates, strict=True))
-        return xW + hR
+    def joined(self, xW: Gates, hR: Array) -> Mapping[str, Array]:
+        """The sum of both products, gate by gate."""
+        if not isinstance(xW, Mapping):
+            return self.apart(xW + hR)
+        inner = self.apart(hR)
+        return {letter: x + inner[letter] for letter, x in xW.items()}
 
 
 def lstm_step(side: Side, xW: Gates, state: State, h: Array | None = None) -> State:
@@ -53,20 +55,20 @@ def lstm_step(side: Side, xW: Gates, state: State, h: Array | None = None) -> St
     return lstm_state(side, side.joined(xW, hR), state[1])
 
 
-def lstm_state(side: Side, z: Gates, c: Array) -> State:
+def lstm_state(side: Side, z: Mapping[str, Array], c: Array) -> State:
     """The new (h, c) of an LSTM from its pre-activations and the old c."""
     f, g, h_of = side.activations
-    candidate = g(side.gate(z, "c"))
+    candidate = g(z["c"])
     if side.P is None:
-        i, o, forget = (f(side.gate(z, letter)) for letter in "iof")
+        i, o, forget = (f(z[letter]) for letter in "iof")
     else:
         Pi, Po, Pf = (side.P[at * side.hidden : (at + 1) * side.hidden] for at in range(3))
-        i, forget = f(side.gate(z, "i") + Pi * c), f(side.gate(z, "f") + Pf * c)
+        i, forget = f(z["i"] + Pi * c), f(z["f"] + Pf * c)
     if side.cell.input_forget:
         forget = 1 - i
     c = forget * c + i * candidate
     if side.P is not None:
-        o = f(side.gate(z, "o") + Po * c)
+        o = f(z["o"] + Po * c)
     return o * h_of(c), c
 
 
@@ -76,24 +78,23 @@ def gru_step(side: Side, xW: Gates, state: State, h: Array | None = None) -> Sta
     With the reset gate before the product every unit of the candidate hangs on every unit of it: no `h` apart then.
     """
     f, g = side.activations
-    matmul, bias = side.backend.matmul, None if side.Rb is None else side.Rb[2 * side.hidden :]
+    matmul, split, x = side.backend.matmul, side.backend.split, side.apart(xW)
+    bias = None if side.Rb is None else side.Rb[2 * side.hidden :]
     if side.cell.linear_before_reset:
-        hR = matmul(state[0] if h is None else h, side.R)
-        z, r = (f(side.gate(xW, letter) + side.gate(hR, letter)) for letter in "zr")
-        recurrent = side.gate(hR, "h") if bias is None else side.gate(hR, "h") + bias
-        candidate = g(side.gate(xW, "h") + r * recurrent)
+        inner = side.apart(matmul(state[0] if h is None else h, side.R))
+        z, r = (f(x[letter] + inner[letter]) for letter in "zr")
+        candidate = g(x["h"] + r * (inner["h"] if bias is None else inner["h"] + bias))
     else:
-        hR = matmul(state[0], side.R[:, : 2 * side.hidden])
-        z, r = (f(side.gate(xW, letter) + side.gate(hR, letter)) for letter in "zr")
-        candidate = g(side.gate(xW, "h") + matmul(r * state[0], side.gate(side.R, "h")))
+        inner = dict(zip(side.gates, split(matmul(state[0], side.R[:, : 2 * side.hidden]), 2), strict=False))
+        z, r = (f(x[letter] + inner[letter]) for letter in "zr")
+        candidate = g(x["h"] + matmul(r * state[0], side.R[:, 2 * side.hidden :]))
     return ((1 - z) * candidate + z * state[0],)
 
 
 def rnn_step(side: Side, xW: Gates, state: State, h: Array | None = None) -> State:
     """One step of an RNN: the input product xW and (h,) to the new (h,)."""
     (f,) = side.activations
-    z = side.joined(xW, side.backend.matmul(state[0] if h is None else h, side.R))
-    return (f(side.gate(z, "i")),)
+    return (f(side.joined(xW, side.backend.matmul(state[0] if h is None else h, side.R))["i"]),)
 
 
 def hoisted_bias(side: Side) -> Array | None:

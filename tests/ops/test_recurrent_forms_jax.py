@@ -22,16 +22,16 @@ LAYOUTS = {"flax.nnx.OptimizedLSTMCell": 2, "flax.linen.LSTMCell": 2, "flax.nnx.
 LSTM, GRU, RNN = "flax.nnx.OptimizedLSTMCell", "flax.nnx.GRUCell", "flax.nnx.SimpleCell"
 
 CHOICES = [
-    (LSTM, (1, 1, 40, 256), ("by gate", "by gate")),
-    (LSTM, (8, 100, 64, 128), ("in the loop", "by gate")),
+    (LSTM, (1, 1, 40, 256), ("by gate", "hoisted")),
+    (LSTM, (8, 100, 64, 128), ("in the loop", "hoisted")),
     (LSTM, (32, 100, 128, 256), ("halves", "in the loop")),
     (LSTM, (32, 200, 512, 512), ("transposed", "in the loop")),
-    (LSTM, (32, 8, 512, 512), ("by gate", "by gate")),
-    (LSTM, (1, 100, 64, 512), ("by gate", "by gate")),
-    (GRU, (2, 100, 400, 400), ("halves", "by gate")),
+    (LSTM, (32, 8, 512, 512), ("by gate", "hoisted")),
+    (LSTM, (1, 100, 64, 512), ("by gate", "hoisted")),
+    (GRU, (2, 100, 400, 400), ("halves", "hoisted")),
     (GRU, (32, 200, 512, 512), ("halves", "in the loop")),
-    (GRU, (1, 4, 3, 5), ("by gate", "by gate")),
-    (RNN, (8, 100, 64, 512), ("halves", "by gate")),
+    (GRU, (1, 4, 3, 5), ("by gate", "hoisted")),
+    (RNN, (8, 100, 64, 512), ("halves", "hoisted")),
 ]
 """Layout, (batch, time, inputs, hidden), and the forms forward and under grad."""
 
