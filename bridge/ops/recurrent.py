@@ -37,6 +37,7 @@ from bridge.ops.recurrent_steps import (
 )
 
 STEPS: Final[Mapping[str, StepFunction]] = MappingProxyType({"LSTM": lstm_step, "GRU": gru_step, "RNN": rnn_step})
+STATES: Final = ("initial_h", "initial_c")
 _WAYS: Final = MappingProxyType({"forward": (False,), "reverse": (True,), "bidirectional": (False, True)})
 """Which directions a node runs, true for those in reverse."""
 
@@ -178,7 +179,7 @@ def _run(
         X = backend.xp.where(mask, X, backend.xp.zeros_like(X))
     runs = []
     for at, (side, reverse) in enumerate(zip(sides, _WAYS[cell.direction], strict=True)):
-        start = tuple(_state(backend, state, at, X, side.hidden) for state in states_)
+        start = tuple(_state(side, name, state, at, X) for name, state in zip(STATES, states_, strict=False))
         runs.append(_run_side(side, X, mask, start, reverse))
     stack = backend.xp.stack
     Y = stack([ys for ys, _ in runs], axis=1)
@@ -203,11 +204,15 @@ def _run_side(side: Side, X: Array, mask: Array | None, start: State, reverse: b
     return Y, ended(backend, mask, final)
 
 
-def _state(backend: Backend, state: Array | None, at: int, X: Array, hidden: int) -> Array:
-    shape = (int(X.shape[1]), hidden)
+def _state(side: Side, name: str, state: Array | None, at: int, X: Array) -> Array:
+    """Direction `at` of an initial state [D, N or 1, H] as [N, H], zeros where there is none."""
+    batch, hidden, directions = int(X.shape[1]), side.hidden, side.cell.num_directions
     if state is None:
-        return backend.asarray(np.zeros(shape, backend.dtype(X)), like=X)
-    return backend.xp.broadcast_to(state[at], shape)
+        return side.backend.asarray(np.zeros((batch, hidden), side.backend.dtype(X)), like=X)
+    if tuple(state.shape) not in ((directions, batch, hidden), (directions, 1, hidden)):
+        raise BadInput("an initial state of another shape", where=f"{side.cell.op}, {name}", got=tuple(state.shape),
+                       expected=f"[{directions}, {batch}, {hidden}]: directions, the batch of X, units")  # fmt: skip
+    return side.backend.xp.broadcast_to(state[at], (batch, hidden))
 
 
 def _mask(backend: Backend, lengths: Array | None, X: Array) -> Array | None:

@@ -127,3 +127,13 @@ def test_what_jax_would_narrow_is_refused_with_x64_off() -> None:
         with pytest.raises(Unsupported, match="beyond 32 bits"):
             JaxBackend().asarray(np.array([2**40]))
         assert JaxBackend().asarray(np.array([3])).dtype == np.int32
+
+
+@pytest.mark.parametrize("shape", [(1, N - 1, H), (2, N, H), (1, N, H + 1), (N, H)], ids=str)
+@pytest.mark.parametrize("op", KERNELS)
+def test_a_state_of_another_shape_is_named(op: str, shape: tuple[int, ...]) -> None:
+    gates = len(GATES[op])
+    X, W, R = np.zeros((T, N, INPUTS)), np.zeros((1, gates * H, INPUTS)), np.zeros((1, gates * H, H))
+    expected = rf"{op}, initial_h(.|\n)*\[1, {N}, {H}\]: directions, the batch of X, units"
+    with pytest.raises(BadInput, match=expected):
+        KERNELS[op](JaxBackend(), X, W, R, initial_h=np.zeros(shape))
