@@ -28,12 +28,13 @@ def declare_shape(value: ir.Value, dims: Sequence[int | str | None]) -> None:
     value.shape = ir.Shape(dims)
 
 
-def declare_inputs(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> None:
-    """Give inputs of `model` sizes that its file leaves open: numbers, and names for those that stay symbolic.
+def with_sizes(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> ir.Model:
+    """A copy with sizes of inputs that the file leaves open: numbers, and names for those that stay symbolic.
 
     Raises:
         UsageError: no such input, another rank, a size below 1, or another number than the file has.
     """
+    model = model.clone()
     inputs = {str(value.name): value for value in model.graph.inputs}
     for name, dims in shapes.items():
         if name not in inputs:
@@ -47,3 +48,4 @@ def declare_inputs(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -
             raise UsageError("these sizes are not those of the input", where=f"shapes, input {name!r}",
                              got=list(dims), expected="any rank" if found is None else str(found))  # fmt: skip
         declare_shape(inputs[name], dims)
+    return model

@@ -197,7 +197,7 @@ def scan_parts(
     ys = tuple(y.reshape(-1, *y.shape[2:]) for y in ys)
     if left:
         final, last = over(final, rest)
-        joined = [(last, ys), (ys, last)][not reverse]
+        joined = (last, ys) if reverse else (ys, last)
         ys = tuple(jax.numpy.concatenate(pair) for pair in zip(*joined, strict=True))
     return tuple(final), tuple(ys)
 

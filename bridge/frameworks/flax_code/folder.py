@@ -22,7 +22,7 @@ from bridge.frameworks.flax_code.checking import CHECK, stored_cases
 from bridge.frameworks.flax_code.code import narrowed
 from bridge.frameworks.flax_code.module import module_text
 from bridge.frameworks.flax_code.walking import Written, write_graph
-from bridge.graph.declaring import declare_inputs
+from bridge.graph.declaring import with_sizes
 
 FILES: Final = ("check.npz", "check.py", "model.py", "weights.safetensors")
 """What the folder holds."""
@@ -85,8 +85,7 @@ def write_code(
     target = Path(folder)
     _check_target(target, overwrite=overwrite)
     model = conversion.to_ir(source, ExportOptions(**export))
-    declare_inputs(model, shapes or {})
-    model = graph.fold(model, static)
+    model = graph.fold(with_sizes(model, shapes) if shapes else model, static)
     proto = graph.to_proto(model)
     written = write_graph(model.clone())
     given = [inputs] if isinstance(inputs, Mapping) else inputs
