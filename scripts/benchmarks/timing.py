@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv" / "bin" / "python"
 SETTLE = 0.03
 """Seconds before each block: onnxruntime's and torch's threads spin on after a run, on the next one's core."""
+BLOCK = 0.03
+"""Seconds of calls that one figure averages: after a pause Linux keeps the two threads of a call of 5 ms on one core
+for several calls, which doubles its time."""
 
 
 def median(function: Callable[[], object], repeats: int = 7, budget: float = 3.0) -> float:
@@ -32,7 +35,7 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int = 15, bu
     """Median seconds of each, measured in rotating turns so that a noisy moment meets all of them."""
     for function in functions.values():
         function()
-    inner = {name: max(1, int(0.005 / max(median(function, 3, 0.5), 1e-6))) for name, function in functions.items()}
+    inner = {name: max(1, int(BLOCK / max(median(function, 3, 0.5), 1e-6))) for name, function in functions.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
     began = time.perf_counter()
     while len(next(iter(times.values()))) < 5 or (
