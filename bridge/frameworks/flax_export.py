@@ -171,15 +171,32 @@ def write_layer(
     return w.concat([y_forward, y_backward], -1), [final_forward, final_backward]
 
 
-def _write_pair(
-    w: Writer, layer: Layer, cell: Cell, x: ir.Value, states: Sequence[States | None], options: ExportOptions
+def write_counted(
+    w: Writer, layer: Layer, x: ir.Value, lengths: ir.Value, states: Sequence[States | None], options: ExportOptions
 ) -> tuple[ir.Value, list[States]]:
+    """`write_layer` with lengths int32 [N] as the operator has them: zeros beyond, and in the end of an empty sequence.
+
+    For layers whose directions are one operator, in the order of time.
+    """
+    pair, only = layer.joined(), layer.directions[0]
+    if pair is not None:
+        return _write_pair(w, layer, pair, x, states, options, lengths=lengths)
+    if not isinstance(only.body, Cell):
+        raise Unsupported("lengths of a recurrence that is no operator", where=layer.path)
+    cell = reversed_in_time(only.body) if layer.reverse else only.body
+    y, finals = _lone_node(w, cell, x, only.path, only.kind, states[0], options, lengths=lengths)
+    return y, [finals]
+
+
+def _write_pair(
+    w: Writer, layer: Layer, cell: Cell, x: ir.Value, states: Sequence[States | None], options: ExportOptions,
+    **initial: Any,
+) -> tuple[ir.Value, list[States]]:  # fmt: skip
     from bridge.graph import sequences
 
-    initial: dict[str, Any] = {}
     if states[0] is not None and states[1] is not None:
         pairs = zip(layer.directions[0].states, states[0], states[1], strict=True)
-        initial = {f"initial_{name}": w.concat([w.unsqueeze(each, 0) for each in both], 0) for name, *both in pairs}
+        initial |= {f"initial_{name}": w.concat([w.unsqueeze(each, 0) for each in both], 0) for name, *both in pairs}
     y, *finals = _node(w, cell, x, layer.path, layer.directions[0].kind, options, **initial)
     per_direction = [[w.take(final, at, 0) for final in finals if final is not None] for at in (0, 1)]
     return sequences.merge_directions(w, y), per_direction

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bridge.cell import Cell
+from bridge.cell import Cell, Direction
 from bridge.errors import BadInput, UsageError
 from bridge.frameworks.flax_fit import Api, NativeCell, fit_cell
 from bridge.frameworks.flax_loop import one_direction
@@ -31,6 +31,10 @@ Path = tuple[str, ...]
 _CURRENT: ContextVar[Callable[[Path], Any]] = ContextVar("bridge_flax_leaves")
 """During one call: from a path in the tree to what the module holds there now, tracers included."""
 
+STAND_IN: ContextVar[Callable[..., tuple[Any, ...]] | None] = ContextVar("bridge_flax_stand_in", default=None)
+"""What runs recurrent nodes instead while a model is traced: (RecurrentNode, parameters of each direction, X,
+sequence_lens, initial_h, initial_c) to the outputs of the node."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NativeLayer:
@@ -42,6 +46,17 @@ class NativeLayer:
     """run(what each path holds, *inputs of the node) -> outputs."""
     inputs: tuple[int, ...] | None = None
     """Positions of the inputs that are given to `run`; None for those that the operator's layer takes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RecurrentNode:
+    """A fused node that native cells take over."""
+
+    where: str
+    """The path of its layer in the tree."""
+    natives: tuple[NativeCell, ...]
+    """The cell of each direction, forward first."""
+    direction: Direction
 
 
 class Graph:
@@ -250,7 +265,9 @@ def _recurrent_layers(
             )
             natives |= dict(zip(placed[key], halves, strict=True))
         paths = placed[key]
-        run = partial(_run_recurrent, backend, tuple(natives[path] for path in paths), found.cell.direction)
+        node = RecurrentNode(where=".".join(paths[0][:-1]), natives=tuple(natives[path] for path in paths),
+                             direction=found.cell.direction)  # fmt: skip
+        run = partial(_run_recurrent, backend, node)
         yield NativeLayer(node_name(found.node), paths, run)
 
 
@@ -263,8 +280,7 @@ def _weights_key(node: ir.Node, cell: Cell) -> tuple[object, ...]:
 
 def _run_recurrent(
     backend: JaxBackend,
-    natives: Sequence[NativeCell],
-    direction: str,
+    node: RecurrentNode,
     held: Sequence[Mapping[str, Any]],
     X: Any,
     sequence_lens: Any = None,
@@ -274,10 +290,13 @@ def _run_recurrent(
     """A fused node by its native cells: Y [T, D, N, H], Y_h and, for LSTM, Y_c [D, N, H]."""
     import jax.numpy as jnp
 
+    other = STAND_IN.get()
+    if other is not None:
+        return other(node, held, X, sequence_lens, initial_h, initial_c)
     both: tuple[Literal["forward", "reverse"], ...] = ("forward", "reverse")
-    ways = both if direction == "bidirectional" else both[:1] if direction == "forward" else both[1:]
+    ways = {"bidirectional": both, "forward": both[:1], "reverse": both[1:]}[node.direction]
     runs = []
-    for at, (native, params, way) in enumerate(zip(natives, held, ways, strict=True)):
+    for at, (native, params, way) in enumerate(zip(node.natives, held, ways, strict=True)):
         h, c = (None if state is None else state[at : at + 1] for state in (initial_h, initial_c))
         runs.append(one_direction(native.layout, params, native.options, X, sequence_lens, h, c, way, backend))
     return tuple(jnp.concatenate(parts, 1 if at == 0 else 0) for at, parts in enumerate(zip(*runs, strict=True)))

@@ -34,8 +34,8 @@ def reshape(node: Node, data: Array, shape: np.ndarray, *, allowzero: int = 0) -
     """A new shape: -1 is what is left over, 0 copies the axis unless `allowzero`."""
     sizes = [int(size) for size in shape]
     if not allowzero:
-        sizes = [int(data.shape[at]) if size == 0 else size for at, size in enumerate(sizes)]
-    if -1 in sizes:
+        sizes = [data.shape[at] if size == 0 else size for at, size in enumerate(sizes)]
+    if -1 in sizes and all(isinstance(size, int) for size in data.shape):  # JAX may trace symbolic sizes
         known, total = int(np.prod([s for s in sizes if s != -1])), int(np.prod(tuple(data.shape)))
         if known == 0 or total % known:
             node.reject("the sizes do not fit the data", got=tuple(data.shape), expected=sizes)
@@ -64,7 +64,7 @@ def squeeze(node: Node, data: Array, axes: np.ndarray | None = None) -> Array:
 
 
 def _squeezed(node: Node, data: Array, axes: Sequence[int] | None) -> Array:
-    sizes = [int(size) for size in data.shape]
+    sizes = list(data.shape)
     named = [at for at, size in enumerate(sizes) if size == 1] if axes is None else [a % len(data.shape) for a in axes]
     if any(sizes[at] != 1 for at in named):
         node.reject("squeezes an axis that is not of size 1", got=sizes, expected=f"1 at axes {named}")
@@ -88,7 +88,7 @@ def _unsqueezed(node: Node, data: Array, axes: Sequence[int]) -> Array:
     places = {axis + rank if axis < 0 else axis for axis in axes}
     if len(places) != len(axes) or not places <= set(range(rank)):
         node.reject("axes out of range or named twice", got=list(axes), expected=f"distinct, below {rank}")
-    sizes = iter(int(size) for size in data.shape)
+    sizes = iter(data.shape)
     return node.xp.reshape(data, tuple(1 if at in places else next(sizes) for at in range(rank)))
 
 

@@ -13,6 +13,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from bridge.errors import Unsupported, UsageError
 from bridge.frameworks.door import ExportOptions
+from bridge.frameworks.flax_whole.imported import nodes_stood_in
 from bridge.frameworks.flax_whole.models import Model
 from bridge.frameworks.flax_whole.signature import Input, arguments_of, named_leaves
 from bridge.frameworks.flax_whole.sizes import Sizes, label
@@ -55,7 +56,8 @@ def export_whole(model: Model, options: ExportOptions) -> ir.Model:
         names[:], after[:] = named, state
         return [*named.values(), *state.values()]
 
-    traced = trace(flat, list(model.parameters), arguments.inputs, options.dynamic, model.where)
+    with nodes_stood_in():
+        traced = trace(flat, list(model.parameters), arguments.inputs, options.dynamic, model.where)
     _check_state(traced.jaxpr, model, names, after)
     closed = ClosedJaxpr(traced.jaxpr.jaxpr.replace(outvars=traced.jaxpr.jaxpr.outvars[: len(names)],
                                                     debug_info=_shortened(traced.jaxpr.jaxpr, len(names))),

@@ -60,6 +60,8 @@ class Call:
     reverse: bool = False
     keep_order: bool = False
     has_lengths: bool = False
+    zeroed: bool = False
+    """Whether what is beyond a length is ONNX's zeros: Flax's layers keep computing on the padding."""
     given: bool = False
     """Whether the caller gave the initial carry."""
     merged: bool = True
@@ -139,7 +141,7 @@ batching.primitive_batchers[recurrence_p] = _batched
 
 def lower_recurrence(c: Lowering, eqn: Any, *terms: Term) -> list[Term]:
     """The fused node or nodes, or the Scan, of one call."""
-    from bridge.frameworks.flax_export import write_layer
+    from bridge.frameworks.flax_export import write_counted, write_layer
 
     call: Call = eqn.params["call"]
     x, *rest = terms
@@ -157,8 +159,12 @@ def lower_recurrence(c: Lowering, eqn: Any, *terms: Term) -> list[Term]:
     layer = Layer(path=call.path, module=None, directions=directions, reverse=call.reverse, keep_order=call.keep_order)
     if layer.is_bidirectional and lengths is None:
         layer = replace(layer, pair=_pair(c, layer))
-    counted = None if lengths is None else Lengths(w, w.cast(c.full(lengths), "int32"))
-    y, finals = write_layer(w, layer, value, counted, given, c.options)
+    counts = None if lengths is None else w.cast(c.full(lengths), "int32")
+    if counts is not None and call.zeroed:
+        y, finals = write_counted(w, layer, value, counts, given, c.options)
+    else:
+        counted = None if counts is None else Lengths(w, counts)
+        y, finals = write_layer(w, layer, value, counted, given, c.options)
     for each, final in zip(layer.directions, finals, strict=True):
         _show(c, call, each, final)
     ys = [y] if call.merged else _parts(c, y, [cell.width for cell in call.cells])

@@ -70,7 +70,7 @@ def dtype_fits(stubs: Sequence[Stub], x: Any) -> bool:
 
 def call_layer(
     stubs: Sequence[Stub], x: Any, carries: Sequence[Any], lengths: Any, *, path: str, time_major: bool,
-    reverse: bool = False, keep_order: bool = False, merged: bool = True,
+    reverse: bool = False, keep_order: bool = False, merged: bool = True, zeroed: bool = False,
 ) -> tuple[list[Any], list[Any]]:  # fmt: skip
     """Bind the primitive for a layer over x [*batch, T, ...] (or [T, *batch, ...]): outputs, and native carries."""
     features = stubs[0].feature_axes
@@ -90,7 +90,7 @@ def call_layer(
               for state in _states(carry)]  # fmt: skip
     counted = [] if lengths is None else [flat(jnp.asarray(lengths, jnp.int32), (), 0)]
     call = Call(path=path, cells=tuple(each.cell for each in stubs), time_major=time_major, reverse=reverse,
-                keep_order=keep_order, has_lengths=lengths is not None,
+                keep_order=keep_order, has_lengths=lengths is not None, zeroed=zeroed,
                 given=all(carry is not None for carry in carries), merged=merged)  # fmt: skip
     parameters = [value for each in stubs for value in each.parameters]
     results = recurrence_p.bind(x.astype(dtype), *counted, *states, *parameters, call=call)

@@ -16,11 +16,12 @@ import jax
 from jax import export
 from jax.errors import InconclusiveDimensionOperation
 
-from bridge.errors import Unsupported, UsageError
+from bridge.errors import BadInput, Unsupported, UsageError
 from bridge.frameworks.flax_whole.signature import Input
 
 FAILURES: Final = (TypeError, ValueError, NotImplementedError, ArithmeticError, LookupError, AttributeError,
-                   AssertionError, RuntimeError, flax.errors.FlaxError, InconclusiveDimensionOperation)  # fmt: skip
+                   AssertionError, RuntimeError, flax.errors.FlaxError, InconclusiveDimensionOperation, BadInput
+                   )  # fmt: skip
 """What a model's own code raises when it is traced and cannot be."""
 
 Axis = tuple[int, int]
