@@ -95,9 +95,9 @@ def test_the_form_follows_the_sizes(
     assert tuple(seen) == forms
 
 
-@pytest.mark.parametrize("steps", [6, 7])
-@pytest.mark.parametrize("direction", ["forward", "reverse"])
-@pytest.mark.parametrize("form", ["by gate", "halves"])
+@pytest.mark.parametrize(
+    ("form", "direction", "steps"), [("by gate", "forward", 7), ("halves", "reverse", 7), ("halves", "forward", 6)]
+)
 def test_parts_of_time_are_the_whole(form: str, direction: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     options, params = template(GRU, INPUTS, H).options, _params(GRU)
     rng = np.random.default_rng(2)
