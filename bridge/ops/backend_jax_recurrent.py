@@ -13,7 +13,7 @@ Forward time over that of `flax.nnx.RNN`, interleaved warm medians (jax 0.10.2, 
 | GRU 32, 100, 128, 256   | 1.42 | 0.89 | 0.65 | 0.99 |      | 0.72 |
 | nsnet2, two GRU 2, 100, 400, 400, over onnxruntime | | 2.0 | 1.6 | 3.5 | | 1 |
 
-Why: XLA hands a product to YNNPACK, which computes up to about 65,000 weights on one thread from where they lie and
+Why, as far as timings tell: XLA hands a product to YNNPACK, which computes up to about 65,000 weights on one thread and
 splits more over its threads at the price of several microseconds; and a slice of a hoisted product is computed anew by
 every gate that reads it, without vectors, unless each gate has an array of its own.
 
@@ -49,11 +49,11 @@ saves (30 MB at once took up to 1.3 times the time of 5 MB parts), and memory st
 
 TRAINING_BYTES: Final = 2 * 2**20
 """What a hoisted product may take where every number of it is kept for a gradient: below, the gradient takes 0.65 to
-0.96 of the time of `flax.nnx.RNN`; above, it took 1.05 to 1.5 times that, and 0.96 to 1.06 in the loop."""
+1.1 times what `flax.nnx.RNN`'s does; above, it took 1.0 to 1.4 times that, and 0.96 to 1.08 in the loop."""
 
 FEW: Final = 2
-"""Up to this batch a light layer is faster with its input products hoisted, 0.85 to 0.97 of the time of
-`flax.nnx.RNN`; with more sequences in the loop, 0.92 to 1.01 of it where hoisted took 0.87 to 1.12."""
+"""Up to this batch a light layer is mostly faster with its input products hoisted, 0.85 to 1.07 times what
+`flax.nnx.RNN` takes; with more sequences in the loop, 0.92 to 1.03 times where hoisted took 0.86 to 1.12."""
 
 HEAVY: Final = 100_000
 """Numbers in R from which on two products with half of it are faster than one: XLA's library splits one product of
@@ -144,17 +144,22 @@ class Piece:
 
     side: Side
     units: slice
+    bias: Gates | None
+    """What the loop adds to the input product, for less than a pass over all steps would cost; one array or gate by
+    gate, as the product is."""
+
+    @classmethod
+    def of(cls, side: Side, units: slice, by_gate: bool) -> Piece:
+        """The piece of `side`, which holds these units only; its biases are joined here, once for all steps."""
+        bias = hoisted_bias(side)
+        return cls(side, units, side.apart(bias) if by_gate and bias is not None else bias)
 
     def inputs(self, xW: tuple[Array, ...], by_gate: bool) -> Gates:
-        """Its pre-activations of the input, the biases in: the loop adds them for less than a pass over all steps."""
-        bias = hoisted_bias(self.side)
+        """Its pre-activations of the input, biases in."""
         if not by_gate:
-            return xW[0] if bias is None else xW[0] + bias
+            return xW[0] if self.bias is None else xW[0] + self.bias
         parts = {letter: gate[:, self.units] for letter, gate in zip(self.side.gates, xW, strict=True)}
-        if bias is None:
-            return parts
-        biases = self.side.apart(bias)
-        return {letter: part + biases[letter] for letter, part in parts.items()}
+        return parts if self.bias is None else {letter: part + self.bias[letter] for letter, part in parts.items()}
 
 
 def _run(
@@ -164,7 +169,7 @@ def _run(
     if form == "transposed":
         return _transposed(side, X, start, reverse)
     backend, inside, by_gate = side.backend, form == "in the loop", form in ("by gate", "halves")
-    pieces = _halves(side) if form == "halves" else (Piece(side, slice(None)),)
+    pieces = _halves(side) if form == "halves" else (Piece.of(side, slice(None), by_gate),)
     count, product = len(pieces), _input_product(side, by_gate, X)
 
     def whole(parts: State) -> Array:
@@ -235,7 +240,7 @@ def _halves(side: Side) -> tuple[Piece, ...]:
     for units, R in zip(spans, products, strict=True):
         P = None if side.P is None else xp.reshape(xp.reshape(side.P, (3, hidden))[:, units], (-1,))
         own = replace(side, R=R, Wb=cut(side.Wb, units), Rb=cut(side.Rb, units), P=P, hidden=units.stop - units.start)
-        pieces.append(Piece(own, units))
+        pieces.append(Piece.of(own, units, by_gate=True))
     return tuple(pieces)
 
 
