@@ -15,8 +15,8 @@ PYTHON = ROOT / ".venv" / "bin" / "python"
 SETTLE = 0.03
 """Seconds before each block: onnxruntime's and torch's threads spin on after a run, on the next one's core."""
 BLOCK = 0.03
-"""Seconds of calls that one figure averages: after a pause Linux keeps the two threads of a call of 5 ms on one core
-for several calls, which doubles its time."""
+"""Seconds of calls that one figure averages, and of calls before it that count for nothing: after a pause the first
+call takes twice its time, and the three after it up to a tenth more, until both cores are awake and share it."""
 
 
 def median(function: Callable[[], object], repeats: int = 7, budget: float = 3.0) -> float:
@@ -45,12 +45,17 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int = 15, bu
         turn = len(times[order[0][0]]) % len(order)
         for name, function in order[turn:] + order[:turn]:
             time.sleep(SETTLE)
-            function()
-            started = time.perf_counter()
-            for _ in range(inner[name]):
-                function()
-            times[name].append((time.perf_counter() - started) / inner[name])
+            _seconds_of(function, inner[name])
+            times[name].append(_seconds_of(function, inner[name]))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _seconds_of(function: Callable[[], object], calls: int) -> float:
+    """Mean seconds of one of so many calls in a row."""
+    started = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - started) / calls
 
 
 def over(times: dict[str, float], base: str) -> dict[str, float]:
