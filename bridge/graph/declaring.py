@@ -28,6 +28,13 @@ def declare_shape(value: ir.Value, dims: Sequence[int | str | None]) -> None:
     value.shape = ir.Shape(dims)
 
 
+def declare_dtype(value: ir.Value, dtype: np.dtype[np.generic]) -> None:
+    """`value` is a tensor of this dtype."""
+    import onnx_ir as ir
+
+    value.type = ir.TensorType(ir.DataType.from_numpy(dtype))
+
+
 def with_sizes(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> ir.Model:
     """A copy with sizes of inputs that the file leaves open: numbers, and names for those that stay symbolic.
 

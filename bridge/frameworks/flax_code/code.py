@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,10 +29,20 @@ class Statement:
 
 
 @dataclass(slots=True, eq=False)
+class Function(Statement):
+    """`def target(parameters)`: statements of its own, which read what stands before it."""
+
+    parameters: tuple[Tensor, ...]
+    statements: list[Statement]
+    results: tuple[str, ...]
+
+
+@dataclass(slots=True, eq=False)
 class Code:
     """What has been written so far."""
 
-    statements: list[Statement] = field(default_factory=list)
+    blocks: list[list[Statement]] = field(default_factory=lambda: [[]])
+    """The statements of the call, then those of each function that is being written in it."""
     tensors: list[Tensor] = field(default_factory=list)
     layers: dict[str, Layer] = field(default_factory=dict)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
@@ -45,19 +55,30 @@ class Code:
 
     def tensor(self, dims: Dims, dtype: np.dtype[np.generic], hint: str = "x") -> Tensor:
         """A new tensor."""
-        made = Tensor(number=len(self.tensors), dims=dims, dtype=dtype, hint=hint)
+        made = Tensor(number=len(self.tensors), dims=dims, dtype=dtype, hint=hint, depth=len(self.blocks) - 1)
         self.tensors.append(made)
         return made
 
     def assign(self, text: str, dims: Dims, dtype: np.dtype[np.generic], hint: str = "x") -> Tensor:
         """Write `name = text`; the tensor that holds it."""
         made = self.tensor(dims, dtype, hint)
-        self.statements.append(Statement(made.token, text, (made,)))
+        self.blocks[-1].append(Statement(made.token, text, (made,)))
         return made
 
     def assign_many(self, target: str, text: str, makes: tuple[Tensor, ...]) -> None:
         """Write `target = text`, which makes several tensors."""
-        self.statements.append(Statement(target, text, makes))
+        self.blocks[-1].append(Statement(target, text, makes))
+
+    def define(self, hint: str, write: Callable[[], tuple[Sequence[Tensor], Sequence[str]]]) -> Tensor:
+        """Write a function: `write` makes its parameters, writes its statements and gives its results."""
+        self.blocks.append([])
+        try:
+            parameters, results = write()
+        finally:
+            statements = self.blocks.pop()
+        made = self.tensor(None, np.dtype(np.object_), hint)
+        self.blocks[-1].append(Function(made.token, "", (made,), tuple(parameters), statements, tuple(results)))
+        return made
 
     def ref(self, operand: Operand) -> str:
         """An expression for any operand. Raises Unsupported for constants that JAX would narrow."""
@@ -72,6 +93,16 @@ class Code:
             return "None"
         return self._constant(operand)
 
+    def array_ref(self, operand: Operand) -> str:
+        """An expression for an operand that is an array where a plain number would do elsewhere."""
+        text = self.ref(operand)
+        if isinstance(operand, Sizes) and operand.is_scalar:
+            return f"jnp.array({unwrapped(text)})"
+        if isinstance(operand, np.ndarray) and operand.ndim == 0:
+            plain = operand.dtype in (np.float32, np.bool_, np.int32, np.int64)
+            return f"jnp.array({text}{'' if plain else f', jnp.{operand.dtype}'})"
+        return text
+
     def _written(self, tensor: Tensor) -> Tensor:
         """`tensor` with its statement in place."""
         if tensor.view is not None:
@@ -80,7 +111,7 @@ class Code:
             tensor.late = lambda: view_text(self.ref(base), axes)
         if tensor.late is not None:
             late, tensor.late = tensor.late, None
-            self.statements.append(Statement(tensor.token, late(), (tensor,)))
+            self.blocks[tensor.depth].append(Statement(tensor.token, late(), (tensor,)))
         return tensor
 
     def view(self, base: Tensor, axes: Sequence[int | None]) -> Tensor:
@@ -92,7 +123,7 @@ class Code:
             return base
         dims = None if base.dims is None else tuple(1 if axis is None else base.dims[axis] for axis in axes)
         made = self.tensor(dims, base.dtype, base.hint)
-        made.view = (base, tuple(axes))
+        made.view, made.depth = (base, tuple(axes)), base.depth
         return made
 
     def shared(self, key: Hashable, make: object) -> object:

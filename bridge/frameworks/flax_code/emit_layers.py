@@ -95,6 +95,41 @@ def conv(site: Site, X: Operand, W: Operand, B: Operand = None, *, auto_pad: Any
     return site.code.view(y, (0, space + 1, *range(1, space + 1)))
 
 
+@emits("ConvTranspose")
+def conv_transpose(site: Site, X: Operand, W: Operand, B: Operand = None, *, auto_pad: Any = "NOTSET",
+                   dilations: Sequence[int] | None = None, group: int = 1, kernel_shape: Sequence[int] | None = None,
+                   output_padding: Sequence[int] | None = None, output_shape: Sequence[int] | None = None,
+                   pads: Sequence[int] | None = None, strides: Sequence[int] | None = None) -> Operand:  # fmt: skip
+    """nnx.ConvTranspose: its padding is what the convolution over the spread input takes, its kernel runs forwards."""
+    if not isinstance(X, Tensor) or not isinstance(W, np.ndarray) or not isinstance(B, np.ndarray | None):
+        site.refuse("ConvTranspose whose weights are not constant")
+    if group != 1 or output_shape is not None or auto_pad not in ("NOTSET", b"NOTSET"):
+        site.refuse("ConvTranspose with groups, output_shape or auto_pad")
+    space = W.ndim - 2
+    steps, spread, cut = strides or [1] * space, dilations or [1] * space, pads or [0] * 2 * space
+    reach = [dilation * (size - 1) for dilation, size in zip(spread, W.shape[2:], strict=True)]
+    sides = [(reach[at] - cut[at], reach[at] - cut[at + space] + (output_padding or [0] * space)[at])
+             for at in range(space)]  # fmt: skip
+    kernel = np.ascontiguousarray(np.moveaxis(np.flip(W, tuple(range(2, W.ndim))), (0, 1), (-2, -1)))
+
+    def make() -> object:
+        arguments = [str(W.shape[0]), str(W.shape[1]), _tuple(W.shape[2:])]
+        arguments += [f"strides={_tuple(steps)}"] if set(steps) != {1} else []
+        arguments += [f"padding=[{', '.join(map(str, sides))}]"]
+        arguments += [f"kernel_dilation={_tuple(spread)}"] if set(spread) != {1} else []
+        arguments += ["use_bias=False"] if B is None else []
+        weights = {"kernel": kernel} | ({} if B is None else {"bias": B})
+        return site.code.layer(site.layer_name("conv", 1, 2), "nnx.ConvTranspose", [*arguments, "rngs=rngs"], weights)
+
+    layer: Any = site.code.shared(("nnx.ConvTranspose", *site.inputs[1:3], str(sides), str(steps), str(spread)), make)
+    last = site.code.view(X, (0, *range(2, space + 2), 1))
+    sizes = [(dim - 1) * steps[at] + 1 + sum(sides[at]) - reach[at] if isinstance(dim, int) else "?"
+             for at, dim in enumerate(last.dims[1:-1])] if last.dims else []  # fmt: skip
+    dims = (last.dims[0], *sizes, int(W.shape[1])) if last.dims else None
+    y = site.code.assign(f"{layer_call(layer)}({site.ref(last)})", dims, site.dtype())
+    return site.code.view(y, (0, space + 1, *range(1, space + 1)))
+
+
 def window_dims(dims: Dims, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
                 pads: Sequence[int], auto_pad: Any, channels: int | str) -> Dims:  # fmt: skip
     """Sizes after a window of `kernel` over `dims`, channels last; an axis that keeps its size keeps its symbol."""

@@ -76,6 +76,8 @@ def _recurrent(site: Site, X: Operand, blocks: Mapping[str, Operand], lengths: O
                attributes: dict[str, Any]) -> tuple[Tensor, ...]:  # fmt: skip
     if not isinstance(X, Tensor) or not all(isinstance(block, np.ndarray | None) for block in blocks.values()):
         site.refuse("a recurrent node whose weights are not constant")
+    if len(site.code.blocks) > 1:
+        site.refuse("a recurrent node in a body: nnx.RNN does not run inside a transformation of jax.lax")
     if attributes.get("layout") or any(not isinstance(s, Tensor) and not _constant(s) for s in states):
         site.refuse("layout 1, or an initial state that is no array")
     cell = _cell(site, blocks, attributes)

@@ -39,7 +39,7 @@ def module_text(written: Written, title: str) -> str:
     lines = body(written)
     code = written.code
     text = "\n".join([f"    def __call__(self, {', '.join(_arguments(written))}):", *(
-        fitted(line.text, 8, line.comment) for line in lines)])  # fmt: skip
+        fitted(line.text, 8 + line.indent, line.comment) if line.text else "" for line in lines)])  # fmt: skip
     init = "\n".join(_attributes(code)) or "        pass"
     helpers = [HELPERS[name].rstrip() for name in sorted(code.helpers)]
     parts = [f'"""{quiet(title)}"""', _imports(code, text + init), *helpers,

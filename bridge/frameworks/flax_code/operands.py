@@ -39,6 +39,8 @@ class Tensor:
     dtype: np.dtype[np.generic]
     hint: str = "x"
     """The name it would like."""
+    depth: int = 0
+    """In how many functions it is made."""
     late: Callable[[], str] | None = field(default=None, repr=False)
     """Gives the expression that makes it, called when somebody asks for the tensor."""
     view: tuple[Tensor, tuple[int | None, ...]] | None = None

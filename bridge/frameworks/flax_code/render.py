@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from bridge.frameworks.flax_code.code import TOKEN, Code, Statement
+from bridge.frameworks.flax_code.code import TOKEN, Code, Function, Statement
 from bridge.frameworks.flax_code.operands import Dims, Tensor
 from bridge.frameworks.flax_code.walking import Written
 
@@ -36,64 +37,97 @@ LAYER: Final = re.compile(r"self\.<(\d+)>")
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One statement with names."""
+    """One statement with names, or an empty line."""
 
     text: str
-    comment: str
+    comment: str = ""
+    indent: int = 0
+    """Columns from the statements of the call."""
 
 
 def body(written: Written) -> list[Line]:
     """The lines of `__call__`, with the return at the end."""
-    code = written.code
-    statements = _folded(_live(code.statements, written.outputs), written.outputs)
-    returns = dict(written.outputs)
-    names = _names(statements, written)
-    lines, last = [], ""
+    results = tuple(written.outputs.values())
+    statements = _folded(_live(written.code.blocks[0], results), results)
+    names: dict[int, str] = {}
+    for tensor in written.inputs.values():
+        names[tensor.number] = free_name(tensor.hint, {"self", *names.values()})
+    _name(statements, results, names, {"self", *names.values()})
+    return _lines(written.code, statements, results, names, 0)
+
+
+def _lines(code: Code, statements: list[Statement], results: Sequence[str], names: dict[int, str],
+           indent: int) -> list[Line]:  # fmt: skip
+    lines: list[Line] = []
+    last = ""
     for statement in statements:
-        comment = _comment(statement)
-        text = f"{_named(statement.target, names)} = {_named(_layers(code, statement.text), names)}"
-        lines.append(Line(text, comment if comment != last else ""))
+        target, comment = _named(statement.target, names), _comment(statement)
+        if isinstance(statement, Function):
+            parameters = ", ".join(names[tensor.number] for tensor in statement.parameters)
+            lines += [Line("")] if lines and lines[-1].text else []
+            lines += [Line(f"def {target}({parameters}):", "", indent)]
+            lines += [*_lines(code, statement.statements, statement.results, names, indent + 4), Line("")]
+            last = ""
+            continue
+        text = f"{target} = {_named(_layers(code, statement.text), names)}"
+        lines.append(Line(text, comment if comment != last else "", indent))
         last = comment
-    results = [_named(text, names) for text in returns.values()]
-    if len(results) == 1 and lines and lines[-1].text.startswith(f"{results[0]} = "):
+    returned = [_named(_layers(code, text), names) for text in results]
+    if len(returned) == 1 and lines and lines[-1].text.startswith(f"{returned[0]} = "):
         only = lines.pop()
-        lines.append(Line(f"return {only.text.partition(' = ')[2]}", only.comment))
+        lines.append(Line(f"return {only.text.partition(' = ')[2]}", only.comment, indent))
     else:
-        lines.append(Line(f"return {', '.join(results)}", ""))
+        lines.append(Line(f"return {', '.join(returned)}", "", indent))
     return lines
 
 
-def _tokens(text: str) -> list[int]:
-    return [int(number) for number in TOKEN.findall(text)]
+def _tokens(*texts: str) -> list[int]:
+    return [int(number) for text in texts for number in TOKEN.findall(text)]
 
 
-def _live(statements: list[Statement], outputs: dict[str, str]) -> list[Statement]:
-    """The statements that an output needs; parts of patterns that nobody reads become `_`."""
-    needed = {number for text in outputs.values() for number in _tokens(text)}
+def _read(statement: Statement) -> list[int]:
+    """The tensors that a statement reads, in its text or in the body of a function."""
+    if not isinstance(statement, Function):
+        return _tokens(statement.text)
+    inside = [number for each in statement.statements for number in _read(each)] + _tokens(*statement.results)
+    made = (*statement.parameters, *(tensor for each in statement.statements for tensor in each.makes))
+    own = {tensor.number for tensor in made}
+    return [number for number in inside if number not in own]
+
+
+def _live(statements: list[Statement], results: Sequence[str]) -> list[Statement]:
+    """The statements that a result needs; parts of patterns that nobody reads become `_`."""
+    needed = set(_tokens(*results))
     kept = []
     for statement in reversed(statements):
         if any(tensor.number in needed for tensor in statement.makes):
-            needed.update(_tokens(statement.text))
+            if isinstance(statement, Function):
+                statement.statements = _live(statement.statements, statement.results)
+            needed.update(_read(statement))
             kept.append(statement)
     for statement in kept:
         for tensor in statement.makes:
             if tensor.number not in needed:
                 statement.target = statement.target.replace(tensor.token, "_")
-        if nothing_carried := re.fullmatch(r"[(_, )]+, (§\d+§)", statement.target):
+        nothing_carried = re.fullmatch(r"[(_, )]+, (§\d+§)", statement.target)
+        if nothing_carried and statement.text.endswith(", return_carry=True)"):
             statement.target = nothing_carried[1]
             statement.text = statement.text.replace(", return_carry=True", "")
     return kept[::-1]
 
 
-def _folded(statements: list[Statement], outputs: dict[str, str]) -> list[Statement]:
+def _folded(statements: list[Statement], results: Sequence[str]) -> list[Statement]:
     """Expressions read once put into the line that reads them, where that stays easy to read."""
-    uses = Counter(number for statement in statements for number in _tokens(statement.text))
-    in_outputs = Counter(number for text in outputs.values() for number in _tokens(text))
+    uses = Counter(number for statement in statements for number in _read(statement))
+    elsewhere = Counter(_tokens(*results))  # in a result, or in a function, which would compute it in every step
+    for function in (each for each in statements if isinstance(each, Function)):
+        elsewhere.update(_read(function))
+        function.statements = _folded(function.statements, function.results)
     kept: dict[int, Statement] = {}
     for statement in statements:
         for number in reversed(_tokens(statement.text)):
             before = kept.get(number)
-            if before is None or uses[number] != 1 or in_outputs[number]:
+            if before is None or uses[number] != 1 or elsewhere[number]:
                 continue
             if len(before.makes) == 1 and _reads_well(before.text, statement.text):
                 statement.text = _inside(statement.text, before.makes[0].token, before.text)
@@ -121,22 +155,37 @@ def _inside(outer: str, token: str, inner: str) -> str:
     return outer.replace(token, inner if bare else f"({inner})", 1)
 
 
-def _names(statements: list[Statement], written: Written) -> dict[int, str]:
-    """A name for each tensor: what it would like, or `x`, where nobody alive has it."""
+def _name(statements: list[Statement], results: Sequence[str], names: dict[int, str], taken: set[str]) -> None:
+    """Put a name for each tensor into `names`: what it would like, or one near it, where nobody alive has it.
+
+    Args:
+        statements: of the call, or of one function in it.
+        results: what they give back.
+        names: those that are given already.
+        taken: names that stay what they are.
+    """
     last: dict[int, int] = {}
+    functions = {each.makes[0].number: _read(each) for each in statements if isinstance(each, Function)}
     for at, statement in enumerate(statements):
-        last |= dict.fromkeys(_tokens(statement.text), at)
-    last |= dict.fromkeys((n for text in written.outputs.values() for n in _tokens(text)), len(statements))
-    names: dict[int, str] = {}
-    for tensor in written.inputs.values():
-        names[tensor.number] = free_name(tensor.hint, {"self", *names.values()})
-    arguments = set(names.values())
+        for number in _read(statement):
+            last |= dict.fromkeys([number, *functions.get(number, ())], at)
+    last |= dict.fromkeys(_tokens(*results), len(statements))
     for at, statement in enumerate(statements):
         for tensor in statement.makes:
             alive = {names[n] for n, end in last.items() if n in names and end > at}
             made = {names[each.number] for each in statement.makes if each.number in names}
-            names[tensor.number] = free_name(tensor.hint, alive | arguments | made | {"self"})
-    return names
+            names[tensor.number] = free_name(tensor.hint, alive | taken | made)
+        if isinstance(statement, Function):
+            _name_function(statement, names)
+
+
+def _name_function(function: Function, names: dict[int, str]) -> None:
+    """Names inside a function: none of them is one that it reads from outside."""
+    outer = {"self", *(names[number] for number in _read(function))}
+    for tensor in function.parameters:
+        given = {names[each.number] for each in function.parameters if each.number in names}
+        names[tensor.number] = free_name(tensor.hint, outer | given)
+    _name(function.statements, function.results, names, outer)
 
 
 def free_name(wanted: str, taken: set[str]) -> str:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.errors import Refused, Unsupported, UsageError
-from bridge.frameworks.flax_code.code import Code, unwrapped
+from bridge.frameworks.flax_code.bodies import BODIES
+from bridge.frameworks.flax_code.code import Code
 from bridge.frameworks.flax_code.layers import clean
 from bridge.frameworks.flax_code.operands import Dims, Operand, Sizes, Tensor
 from bridge.frameworks.flax_code.site import Site, dims_of, dtype_of
 from bridge.frameworks.flax_code.table import EMITTERS
-from bridge.graph.declaring import declare_constant, declare_shape
+from bridge.graph.declaring import declare_constant, declare_dtype, declare_shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,15 +63,8 @@ def write_graph(model: ir.Model) -> Written:
         result = walk.scope[value]
         if isinstance(result, Tensor) and result not in inputs.values():
             result.hint = clean(str(value.name))
-    outputs = {str(value.name): _result(walk, walk.scope[value]) for value in block.outputs}
+    outputs = {str(value.name): walk.code.array_ref(walk.scope[value]) for value in block.outputs}
     return Written(walk.code, inputs, outputs, {str(value.name): dims_of(value) for value in block.outputs})
-
-
-def _result(walk: Walk, operand: Operand) -> str:
-    """The expression of an output, which is an array where a plain number would do elsewhere."""
-    text = walk.code.ref(operand)
-    scalar = operand.is_scalar if isinstance(operand, Sizes) else isinstance(operand, np.ndarray) and operand.ndim == 0
-    return f"jnp.array({unwrapped(text)})" if scalar else text
 
 
 def _compiled(model: ir.Model) -> tuple[Block, Mapping[ir.Value, np.ndarray], int]:
@@ -112,10 +106,24 @@ class Walk:
             operands = [None if value is None else self.scope[value] for value in step.inputs]
             if all(isinstance(operand, np.ndarray | None) for operand in operands) and not step.bodies:
                 self._compute(step)
-            elif step.node.op_type == "If":
+            elif step.node.op_type == "If" and isinstance(operands[0], np.ndarray):
                 self._branch(step, operands[0])
             else:
                 self._write(step, operands)
+
+    def bind(self, value: ir.Value, operand: np.ndarray | Tensor) -> None:
+        """`value`, an input of a body, is `operand`."""
+        self.scope[value] = self._settled(value, operand)
+        if isinstance(operand, Tensor) and value.dtype is None:
+            declare_dtype(value, operand.dtype)
+
+    def _branch(self, step: Step, condition: np.ndarray) -> None:
+        """The branch of an If that sizes or constants decide."""
+        chosen = step.bodies["then_branch" if condition.reshape(())[()] else "else_branch"]
+        self.run(chosen)
+        for value, result in zip(step.outputs, chosen.outputs, strict=True):
+            self.scope[value] = self.scope[result]
+            value.shape, value.type = result.shape, result.type
 
     def _compute(self, step: Step) -> None:
         known: dict[Any, Any] = {value: self.scope[value] for value in step.inputs if value is not None}
@@ -125,33 +133,28 @@ class Walk:
                 self.scope[value] = np.asarray(known[value])
                 declare_constant(value, np.asarray(known[value]))
 
-    def _branch(self, step: Step, condition: Operand) -> None:
-        """The branch of an If that sizes or constants decide."""
-        if isinstance(condition, Sizes) or not isinstance(condition, np.ndarray):
-            self.refused["If whose condition depends on inputs"].append(step.node.name)
-            for value in step.outputs:
-                self.scope[value] = self.code.tensor(dims_of(value), dtype_of(value))
-            return
-        chosen = step.bodies["then_branch" if condition.reshape(())[()] else "else_branch"]
-        self.run(chosen)
-        for value, result in zip(step.outputs, chosen.outputs, strict=True):
-            self.scope[value] = self.scope[result]
-            value.shape, value.type = result.shape, result.type
-
     def _write(self, step: Step, operands: list[Operand]) -> None:
-        _infer(step, self.opset)
+        if not step.bodies:
+            _infer(step, self.opset)
         node = step.outputs[0].producer()
         metadata = {} if node is None else dict(node.metadata_props)
         site = Site(code=self.code, name=step.node.name, op_type=step.node.op_type, inputs=step.inputs,
                     outputs=step.outputs, metadata=metadata)  # fmt: skip
         domain = step.handler.label.domain
         emitter = EMITTERS.get((domain, step.node.op_type))
+        refused = {reason: [*names] for reason, names in self.refused.items()}
         try:
-            if emitter is None:
+            if step.bodies:
+                results = BODIES[step.node.op_type](self, site, step, operands)
+            elif emitter is None:
                 site.refuse("no emitter")
-            results = emitter(site, *operands, **step.attributes, **dict.fromkeys(step.bodies))
+            else:
+                results = emitter(site, *operands, **step.attributes)
         except Refused as refusal:
-            reason = step.node.op_type if emitter is None else f"{step.node.op_type}: {refusal.what}"
+            # What its bodies lack says nothing more once the node itself cannot be written.
+            self.refused = defaultdict(list, refused)
+            known = emitter is not None or step.bodies
+            reason = f"{step.node.op_type}: {refusal.what}" if known else step.node.op_type
             self.refused[reason].append(step.node.name)
             results = tuple(self.code.tensor(dims_of(value), dtype_of(value)) for value in step.outputs)
         results = results if isinstance(results, tuple) else (results,)
