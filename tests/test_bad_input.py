@@ -366,3 +366,30 @@ def test_an_interrupt_in_the_middle_of_a_write_leaves_the_old_file(form, folder,
     with pytest.raises(KeyboardInterrupt):
         bridge.to_onnx(cell, target, external_data=form == "external", overwrite=True)
     assert listing(folder) == before
+
+
+@pytest.mark.parametrize("given", [None, 3, "x", [None]], ids=repr)
+def test_what_is_no_cell_is_not_assigned(given, folder):
+    import torch
+
+    module = torch.nn.LSTM(3, 2)
+    assert "a Cell or a sequence" in str(refused(lambda: bridge.assign(module, {"": given}), bridge.UsageError, folder))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_torchscript_file_is_told_from_a_state_dict(folder):
+    import torch
+
+    torch.jit.script(torch.nn.LSTM(3, 2)).save(str(folder / "jit.pt"))
+    assert "state_dict()" in str(refused(lambda: bridge.cells(folder / "jit.pt"), bridge.BadInput, folder))
+
+
+def test_bytes_that_are_no_text_end_in_an_error_of_ours(folder):
+    model = bridge.to_onnx(random_cell("LSTM", 3, 2, np.random.default_rng(0)))
+    (node,) = [node for node in model.graph.node if node.op_type == "LSTM"]
+    kept = [attribute for attribute in node.attribute if attribute.name != "direction"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.AttributeProto(name="direction", type=onnx.AttributeProto.STRING, s=b"rev\xe6")])
+    onnx.save(model, folder / "m.onnx")
+    x = np.ones((4, 2, 3), np.float32)
+    refused(lambda: bridge.run(folder / "m.onnx", {"input": x}), bridge.BadInput, folder)

@@ -244,6 +244,11 @@ def assign(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:
     if owner is None:
         raise UsageError("takes a live model", where="assign", got=type(model).__qualname__,
                          do="import the file into a framework first")  # fmt: skip
+    for path, given in mapping.items():
+        listed = given if isinstance(given, tuple | list) else [given]
+        if not all(isinstance(cell, Cell) for cell in listed):
+            raise UsageError("takes a Cell or a sequence of them for each path", where=f"assign, {path!r}",
+                             got=repr(given)[:80], do="read them with cells(source)")  # fmt: skip
     return owner.assign(model, mapping)
 
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bridge.errors import NotRepresentable
+
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
@@ -43,9 +45,10 @@ def export(source: Any, options: ExportOptions) -> ir.Model:
 
 
 def cells(source: Any) -> dict[str, Cell]:
-    """Every recurrent cell by the name of its ONNX node; layers that need a Scan have none.
+    """Every recurrent cell by the name of its ONNX node.
 
     Raises:
+        NotRepresentable: a layer that is carried as a Scan and has no Cell.
         BadInput: not built, or a malformed file.
         Unsupported: a custom recurrent layer.
     """
@@ -65,8 +68,12 @@ def cells(source: Any) -> dict[str, Cell]:
     found = [("", source)] if is_recurrent(source) or is_cell(source) else []
     if isinstance(source, keras.Model):
         found = list(keras_graph.recurrent_layers(source))
-    return {name: cell for path, layer in found for part in read_layers(layer, path)
-            for name, cell in part.nodes.items()}  # fmt: skip
+    parts = [part for path, layer in found for part in read_layers(layer, path)]
+    for part in parts:
+        if not all(each.cell is not None and each.fits_operator for each in part.directions):
+            raise NotRepresentable("this layer is no ONNX operator, so it has no Cell", where=part.name,
+                                   do="export it with to_onnx: it is an exact Scan")  # fmt: skip
+    return {name: cell for part in parts for name, cell in part.nodes.items()}
 
 
 def assign(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:

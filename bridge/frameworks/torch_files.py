@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -23,6 +24,9 @@ MALFORMED: Final = (
     AssertionError, OverflowError, MemoryError, ImportError, struct.error, zipfile.BadZipFile, OSError,
 )  # fmt: skip
 """What `torch.load` raises on files that are none of its own: its parsers check little by themselves."""
+
+COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
+"""What its messages hold for a terminal."""
 
 
 def open_tensors(file: Path) -> dict[str, Opened]:
@@ -52,7 +56,7 @@ def _load(file: Path) -> Any:
             warnings.simplefilter("ignore")  # torch warns of deprecated storages in files that it still reads
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except MALFORMED as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = COLOURS.sub("", (str(error).strip() or type(error).__name__).splitlines()[0])
         raise BadInput(
             "no torch file that is safe to read: bridge never runs a pickle's code",
             where=str(file),
@@ -66,7 +70,9 @@ def _check_archive(file: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-                raise BadInput("a record is compressed, and torch writes none", where=f"{file}: {info.filename}")
+                raise BadInput("a record is compressed: torch.save writes none, torch.jit.save does",
+                               where=f"{file}: {info.filename}", do="save the state dict: "
+                               "torch.save(module.state_dict(), path)")  # fmt: skip
             if info.header_offset + info.file_size > file.stat().st_size:
                 raise BadInput("a record ends past the file", where=f"{file}: {info.filename}")
 

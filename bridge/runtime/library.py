@@ -132,6 +132,10 @@ def translated(where: str, library: Any, *, do: str = "") -> Iterator[None]:
         yield
     except wrong as error:
         raise BadInput("onnxruntime calls this wrong", where=where, got=str(error).strip(), do=do) from error
+    except UnicodeDecodeError as error:  # its message quotes the file, which need not be text
+        raise BadInput("onnxruntime calls this wrong, and names it in bytes that are no text", where=where,
+                       got=error.object[-200:].decode(errors="replace"),
+                       do=do or "write the model again: the ONNX text wants UTF-8") from error  # fmt: skip
     except state.Fail as error:
         kind = BadInput if any(text in str(error) for text in WRONG_SHAPE) else Unsupported
         raise kind("onnxruntime refuses this", where=where, got=str(error).strip(), do=do) from error
