@@ -73,14 +73,22 @@ def write_loop(walk: Walk, site: Site, step: Step, operands: Sequence[Operand]) 
     if isinstance(most, np.ndarray) and int(most.reshape(())) >= UNBOUNDED:
         most = None
     count = None if most is None else as_sizes(most)
-    if count is not None and (going is None or _is_true(going)):
+    if count is not None and (going is None or _is_true(going)) and _goes_on(walk, body):
         steps = walk.code.assign(f"jnp.arange({count.items[0]})", (count.items[0],), np.dtype(np.int64), "steps")
         finals, ys = _scan(walk, body, (*carried, at), states, [steps], body.outputs[1:], backwards=False)
-        if _is_true(walk.scope[body.outputs[0]]):
-            return (*finals, *ys)
+        return (*finals, *ys)
     if len(body.outputs) > 1 + len(states):
         site.refuse("that has rows to stack, and how many is known only at run time")
     return _while(walk, body, most, going, states)
+
+
+def _goes_on(walk: Walk, body: Block) -> bool:
+    """Whether every step hands the condition on as it is, or gives a constant that is true."""
+    made_by = {output: step for step in body.steps for output in step.outputs}
+    value: ir.Value | None = body.outputs[0]
+    while value in made_by and made_by[value].node.op_type in ("Identity", "Cast"):
+        value = made_by[value].inputs[0]
+    return value is not None and (value is body.inputs[1] or _is_true(walk.scope.get(value)))
 
 
 def _scan(walk: Walk, body: Block, inputs: Sequence[ir.Value], states: Sequence[Operand], xs: Sequence[Tensor],
