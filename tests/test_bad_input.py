@@ -373,7 +373,9 @@ def test_what_is_no_cell_is_not_assigned(given, folder):
     import torch
 
     module = torch.nn.LSTM(3, 2)
-    assert "a Cell or a sequence" in str(refused(lambda: bridge.assign(module, {"": given}), bridge.UsageError, folder))
+    assert "one Cell or a sequence" in str(
+        refused(lambda: bridge.assign(module, {"": given}), bridge.UsageError, folder)
+    )
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

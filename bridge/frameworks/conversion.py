@@ -245,10 +245,7 @@ def assign(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:
         raise UsageError("takes a live model", where="assign", got=type(model).__qualname__,
                          do="import the file into a framework first")  # fmt: skip
     for path, given in mapping.items():
-        listed = given if isinstance(given, tuple | list) else [given]
-        if not all(isinstance(cell, Cell) for cell in listed):
-            raise UsageError("takes a Cell or a sequence of them for each path", where=f"assign, {path!r}",
-                             got=repr(given)[:80], do="read them with cells(source)")  # fmt: skip
+        _listed(given, f"assign, {path!r}")
     return owner.assign(model, mapping)
 
 
@@ -263,10 +260,16 @@ def build(
     Raises:
         NotRepresentable: the framework has no place for a cell, and `own_cells` is False.
     """
-    listed = [cell_or_cells] if isinstance(cell_or_cells, Cell) else list(cell_or_cells)
+    return door(framework).build(_listed(cell_or_cells, "build"), own_cells)
+
+
+def _listed(given: Cell | Iterable[Cell], where: str) -> list[Cell]:
+    """One cell or several as a list. Raises UsageError for anything else, and for none at all."""
+    listed = list(given) if isinstance(given, Iterable) else [given]
     if not listed or not all(isinstance(cell, Cell) for cell in listed):
-        raise UsageError("takes one Cell or a sequence of them", where="build", got=repr(cell_or_cells)[:80])
-    return door(framework).build(listed, own_cells)
+        raise UsageError("takes one Cell or a sequence of them", where=where, got=repr(given)[:80],
+                         do="read them with cells(source)")  # fmt: skip
+    return listed
 
 
 def run(

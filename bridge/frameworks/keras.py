@@ -70,7 +70,7 @@ def cells(source: Any) -> dict[str, Cell]:
         found = list(keras_graph.recurrent_layers(source))
     parts = [part for path, layer in found for part in read_layers(layer, path)]
     for part in parts:
-        if not all(each.cell is not None and each.fits_operator for each in part.directions):
+        if any(direction.node is None for direction in part.directions):
             raise NotRepresentable("this layer is no ONNX operator, so it has no Cell", where=part.name,
                                    do="export it with to_onnx: it is an exact Scan")  # fmt: skip
     return {name: cell for part in parts for name, cell in part.nodes.items()}

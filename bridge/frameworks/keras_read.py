@@ -49,6 +49,11 @@ class Direction:
     unroll: bool = False
 
     @property
+    def node(self) -> Cell | None:
+        """The cell of the ONNX node; None where the direction needs a Scan."""
+        return self.cell if self.fits_operator else None
+
+    @property
     def convolutional(self) -> bool:
         """Whether this is a ConvLSTM."""
         return self.cell is None
@@ -79,9 +84,9 @@ class Layer:
         object.__setattr__(self, "joined", self._join())  # once: a node and a Scan of one cell share its arrays
 
     def _join(self) -> Cell | None:
-        if len(self.directions) != 2 or not all(d.cell is not None and d.fits_operator for d in self.directions):
+        if len(self.directions) != 2:
             return None
-        forward, backward = (d.cell for d in self.directions)
+        forward, backward = (d.node for d in self.directions)
         if forward is None or backward is None or forward.direction != "forward":
             return None
         try:
@@ -95,8 +100,7 @@ class Layer:
         joined = self.joined
         if joined is not None:
             return {self.name: joined}
-        return {name: d.cell for name, d in zip(self.node_names, self.directions, strict=True)
-                if d.cell is not None and d.fits_operator}  # fmt: skip
+        return {name: d.node for name, d in zip(self.node_names, self.directions, strict=True) if d.node is not None}
 
     @property
     def node_names(self) -> tuple[str, ...]:

@@ -67,8 +67,7 @@ def write_masked(
         Unsupported: options under which Keras itself fails on a mask.
     """
     fused = form == "fused" and any(
-        direction.cell is not None and direction.fits_operator and direction.cell.dtype != np.float64
-        for direction in layer.directions
+        direction.node is not None and direction.node.dtype != np.float64 for direction in layer.directions
     )
     if not fused:
         return _write_exactly(w, layer, x, initial, mask)
@@ -133,11 +132,11 @@ def _held(w: Writer, layer: Layer, x: Series, initial: Sequence[ir.Value] | None
     found: list[Held] = []
     for at, (direction, name) in enumerate(zip(layer.directions, layer.node_names, strict=True)):
         own = initial_of(layer, at, initial)
-        if direction.cell is None or not direction.fits_operator:
+        if direction.node is None:
             found.append(write_scan(w, direction, x, own, mask.valid, name, hold=not zeros_masked(direction)))
             continue
         states = {f"initial_{letter}": w.unsqueeze(state, 0) for letter, state in zip("hc", own or (), strict=False)}
-        Y, *finals = w.recurrent(direction.cell, x.in_order((1, 0, 2)), name=name, valid=mask.valid, **states)
+        Y, *finals = w.recurrent(direction.node, x.in_order((1, 0, 2)), name=name, valid=mask.valid, **states)
         found.append((w.squeeze(Y, 1), [w.squeeze(final, 0) for final in finals if final is not None]))
     return found
 

@@ -138,11 +138,11 @@ def _write_direction(
     direction, name = layer.directions[at], layer.node_names[at]
     own = initial_of(layer, at, initial)
     value = x.in_order(channels(direction, x.rank))
-    if direction.cell is not None and direction.fits_operator:
+    if direction.node is not None:
         states: dict[str, Any] = {
             f"initial_{letter}": w.unsqueeze(state, 0) for letter, state in zip("hc", own or (), strict=False)
         }
-        Y, *states_ = w.recurrent(direction.cell, value, lengths=None if mask is None else mask.lengths, name=name,
+        Y, *states_ = w.recurrent(direction.node, value, lengths=None if mask is None else mask.lengths, name=name,
                                  form=form, **states)  # fmt: skip
         kept = tuple(w.squeeze(state, 0) for state in states_ if state is not None)
         return Run(direction, w.squeeze(Y, 1) if layer.sequences else Y, kept, own)

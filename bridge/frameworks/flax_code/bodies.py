@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from bridge.frameworks.flax_code.code import Code
+from bridge.frameworks.flax_code.code import NO_DTYPE, Code
 from bridge.frameworks.flax_code.layers import clean
 from bridge.frameworks.flax_code.operands import Dims, Operand, Sizes, Tensor, Zeros
 from bridge.frameworks.flax_code.site import Site, as_sizes, dtype_of
@@ -33,7 +33,7 @@ def write_if(walk: Walk, site: Site, step: Step, operands: Sequence[Operand]) ->
     for one, other in zip(*(block.outputs for block in blocks), strict=True):
         sizes = _dims(walk.scope[one]), _dims(walk.scope[other])
         if not _alike(*sizes):
-            site.refuse("whose branches differ in shape, and whose condition depends on inputs")
+            site.refuse("If whose condition depends on inputs, and whose branches differ in shape")
         makes.append(code.tensor(_common(*sizes), dtype_of(one), clean(str(one.name))))
     condition = scalar_text(code, operands[0])
     code.assign_many(", ".join(each.token for each in makes),
@@ -78,7 +78,7 @@ def write_loop(walk: Walk, site: Site, step: Step, operands: Sequence[Operand]) 
         finals, ys = _scan(walk, body, (*carried, at), states, [steps], body.outputs[1:], backwards=False)
         return (*finals, *ys)
     if len(body.outputs) > 1 + len(states):
-        site.refuse("that has rows to stack, and how many is known only at run time")
+        site.refuse("Loop that has rows to stack, and how many is known only at run time")
     return _while(walk, body, most, going, states)
 
 
@@ -131,7 +131,7 @@ def _while(walk: Walk, body: Block, most: Operand, going: Operand, states: Seque
     at, _, *carried = body.inputs
 
     def holds() -> tuple[list[Tensor], list[str]]:
-        carry = code.tensor(None, _NO_DTYPE, "carry")
+        carry = code.tensor(None, NO_DTYPE, "carry")
         limit = "" if most is None else f" & ({carry.token}[0] < {scalar_text(code, most)})"
         return [carry], [f"{carry.token}[1]{limit}"]
 
@@ -157,9 +157,6 @@ def _while(walk: Walk, body: Block, most: Operand, going: Operand, states: Seque
 BODIES: Final[Mapping[str, Writer]] = MappingProxyType({"If": write_if, "Loop": write_loop, "Scan": write_scan})
 """Operator -> what writes it."""
 
-_NO_DTYPE: Final = np.dtype(np.object_)
-"""Of names that stand for no array."""
-
 
 def scalar_text(code: Code, operand: Operand) -> str:
     """A flag or a number, of shape () or (1,), as an array of shape ()."""
@@ -172,10 +169,7 @@ def scalar_text(code: Code, operand: Operand) -> str:
 def _bound(walk: Walk, value: ir.Value, start: Operand, axes: int = 0) -> Tensor:
     """The tensor that an input of a body is: like `start` without its first `axes` axes."""
     dims = _dims(start)
-    dtype = start.dtype if isinstance(start, np.ndarray | Tensor) else np.dtype(np.int64)
-    if isinstance(start, Zeros):
-        dtype = np.dtype(np.float32)
-    made = walk.code.tensor(None if dims is None else dims[axes:], dtype, clean(str(value.name)))
+    made = walk.code.tensor(None if dims is None else dims[axes:], _dtype(start), clean(str(value.name)))
     walk.bind(value, made)
     return made
 
@@ -184,7 +178,7 @@ def _parameter(code: Code, parts: Sequence[Tensor], name: str) -> Tensor:
     """One parameter for several tensors, taken apart in the function's first line."""
     if len(parts) == 1:
         return parts[0]
-    whole = code.tensor(None, _NO_DTYPE, name if parts else "_")
+    whole = code.tensor(None, NO_DTYPE, name if parts else "_")
     if parts:
         code.assign_many(", ".join(each.token for each in parts), whole.token, tuple(parts))
     return whole
@@ -199,8 +193,7 @@ def _made(walk: Walk, value: ir.Value, before: tuple[int | str, ...]) -> Tensor:
     """The tensor outside for what a body gives back, with more axes before its own."""
     found = walk.scope[value]
     dims = _dims(found)
-    dtype = found.dtype if isinstance(found, np.ndarray | Tensor) else dtype_of(value)
-    return walk.code.tensor(None if dims is None else (*before, *dims), dtype, clean(str(value.name)))
+    return walk.code.tensor(None if dims is None else (*before, *dims), _dtype(found), clean(str(value.name)))
 
 
 def _dims(operand: Operand) -> Dims:
@@ -212,6 +205,13 @@ def _dims(operand: Operand) -> Dims:
     if isinstance(operand, Zeros):
         return tuple(operand.sizes.items)
     return None if operand is None else operand.dims
+
+
+def _dtype(operand: Operand) -> np.dtype[np.generic]:
+    """The dtype of an operand: sizes are int64, zeros that stand for no state yet float32."""
+    if isinstance(operand, np.ndarray | Tensor):
+        return operand.dtype
+    return np.dtype(np.int64 if isinstance(operand, Sizes) else np.float32)
 
 
 def _alike(one: Dims, other: Dims) -> bool:
@@ -236,8 +236,7 @@ def _is_true(operand: Operand) -> bool:
 def _axis_first(site: Site, operand: Operand, axis: int) -> Tensor:
     """A scan input with the axis that it is read along in front."""
     if not isinstance(operand, Tensor):
-        dims = _dims(operand)
-        operand = site.code.assign(site.code.array_ref(operand), dims, site.dtype())
+        operand = site.code.assign(site.code.array_ref(operand), _dims(operand), _dtype(operand))
     if axis == 0:
         return operand
     if operand.rank is None:

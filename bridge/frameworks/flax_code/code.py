@@ -13,6 +13,9 @@ from bridge.errors import Unsupported
 from bridge.frameworks.flax_code.layers import RESERVED, Layer
 from bridge.frameworks.flax_code.operands import Dims, Operand, Sizes, Tensor, Zeros
 
+NO_DTYPE: Final = np.dtype(np.object_)
+"""Of names that stand for no array: functions, and tuples of arrays."""
+
 TOKEN: Final = re.compile(r"§(\d+)§")
 
 LITERAL_SIZE: Final = 8
@@ -76,7 +79,7 @@ class Code:
             parameters, results = write()
         finally:
             statements = self.blocks.pop()
-        made = self.tensor(None, np.dtype(np.object_), hint)
+        made = self.tensor(None, NO_DTYPE, hint)
         self.blocks[-1].append(Function(made.token, "", (made,), tuple(parameters), statements, tuple(results)))
         return made
 

@@ -78,9 +78,7 @@ def conv(site: Site, X: Operand, W: Operand, B: Operand = None, *, auto_pad: Any
 
     def make() -> object:
         arguments = [str(W.shape[1] * group), str(W.shape[0]), _tuple(W.shape[2:])]
-        arguments += [f"strides={_tuple(strides)}"] if strides and set(strides) != {1} else []
-        arguments += [f"padding={padding_text(site, auto_pad, pads or [0] * 2 * space)}"]
-        arguments += [f"kernel_dilation={_tuple(dilations)}"] if dilations and set(dilations) != {1} else []
+        arguments += _window(strides, padding_text(site, auto_pad, pads or [0] * 2 * space), dilations)
         arguments += [f"feature_group_count={group}"] if group != 1 else []
         arguments += ["use_bias=False"] if B is None else []
         weights = {"kernel": kernel} | ({} if B is None else {"bias": B})
@@ -93,6 +91,15 @@ def conv(site: Site, X: Operand, W: Operand, B: Operand = None, *, auto_pad: Any
                        pads or [0] * 2 * space, auto_pad, int(W.shape[0]))  # fmt: skip
     y = site.code.assign(f"{layer_call(layer)}({site.ref(last)})", dims, site.dtype())
     return site.code.view(y, (0, space + 1, *range(1, space + 1)))
+
+
+def _window(strides: Sequence[int] | None, padding: str, dilations: Sequence[int] | None) -> list[str]:
+    """The arguments that say how a kernel moves; what is 1 goes without saying."""
+    return [
+        *([f"strides={_tuple(strides)}"] if strides and set(strides) != {1} else []),
+        f"padding={padding}",
+        *([f"kernel_dilation={_tuple(dilations)}"] if dilations and set(dilations) != {1} else []),
+    ]
 
 
 @emits("ConvTranspose")
@@ -114,9 +121,7 @@ def conv_transpose(site: Site, X: Operand, W: Operand, B: Operand = None, *, aut
 
     def make() -> object:
         arguments = [str(W.shape[0]), str(W.shape[1]), _tuple(W.shape[2:])]
-        arguments += [f"strides={_tuple(steps)}"] if set(steps) != {1} else []
-        arguments += [f"padding=[{', '.join(map(str, sides))}]"]
-        arguments += [f"kernel_dilation={_tuple(spread)}"] if set(spread) != {1} else []
+        arguments += _window(steps, f"[{', '.join(map(str, sides))}]", spread)
         arguments += ["use_bias=False"] if B is None else []
         weights = {"kernel": kernel} | ({} if B is None else {"bias": B})
         return site.code.layer(site.layer_name("conv", 1, 2), "nnx.ConvTranspose", [*arguments, "rngs=rngs"], weights)

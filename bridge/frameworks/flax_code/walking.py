@@ -117,14 +117,6 @@ class Walk:
         if isinstance(operand, Tensor) and value.dtype is None:
             declare_dtype(value, operand.dtype)
 
-    def _branch(self, step: Step, condition: np.ndarray) -> None:
-        """The branch of an If that sizes or constants decide."""
-        chosen = step.bodies["then_branch" if condition.reshape(())[()] else "else_branch"]
-        self.run(chosen)
-        for value, result in zip(step.outputs, chosen.outputs, strict=True):
-            self.scope[value] = self.scope[result]
-            value.shape, value.type = result.shape, result.type
-
     def _compute(self, step: Step) -> None:
         known: dict[Any, Any] = {value: self.scope[value] for value in step.inputs if value is not None}
         step.run(known)
@@ -132,6 +124,14 @@ class Walk:
             if value in known:
                 self.scope[value] = np.asarray(known[value])
                 declare_constant(value, np.asarray(known[value]))
+
+    def _branch(self, step: Step, condition: np.ndarray) -> None:
+        """The branch of an If that sizes or constants decide."""
+        chosen = step.bodies["then_branch" if condition.reshape(())[()] else "else_branch"]
+        self.run(chosen)
+        for value, result in zip(step.outputs, chosen.outputs, strict=True):
+            self.scope[value] = self.scope[result]
+            value.shape, value.type = result.shape, result.type
 
     def _write(self, step: Step, operands: list[Operand]) -> None:
         if not step.bodies:
@@ -142,7 +142,7 @@ class Walk:
                     outputs=step.outputs, metadata=metadata)  # fmt: skip
         domain = step.handler.label.domain
         emitter = EMITTERS.get((domain, step.node.op_type))
-        refused = {reason: [*names] for reason, names in self.refused.items()}
+        before = {reason: [*names] for reason, names in self.refused.items()} if step.bodies else {}
         try:
             if step.bodies:
                 results = BODIES[step.node.op_type](self, site, step, operands)
@@ -151,8 +151,8 @@ class Walk:
             else:
                 results = emitter(site, *operands, **step.attributes)
         except Refused as refusal:
-            # What its bodies lack says nothing more once the node itself cannot be written.
-            self.refused = defaultdict(list, refused)
+            if step.bodies:  # what its bodies lack says nothing more once the node itself cannot be written
+                self.refused = defaultdict(list, before)
             known = emitter is not None or step.bodies
             reason = f"{step.node.op_type}: {refusal.what}" if known else step.node.op_type
             self.refused[reason].append(step.node.name)
