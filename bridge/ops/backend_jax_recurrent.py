@@ -34,10 +34,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from bridge.ops.backend import Array
 from bridge.ops.backend_jax import JaxBackend, scan_parts
+from bridge.ops.backend_jax_gradient import WEIGHTS, Weights, gathered_jvp, tapping
 from bridge.ops.recurrent_loop import ended, scan_time
 from bridge.ops.recurrent_steps import Gates, Side, State, StepFunction, hoisted_bias, lstm_state
 
@@ -51,8 +52,8 @@ PART_BYTES: Final = 4 * 2**20
 saves (30 MB at once took up to 1.3 times the time of 5 MB parts), and memory stays bounded."""
 
 TRAINING_BYTES: Final = 2 * 2**20
-"""What a hoisted product may take where every number of it is kept for a gradient: below, the gradient takes 0.65 to
-1.1 times what `flax.nnx.RNN`'s does; above, it took 1.0 to 1.4 times that, and 0.96 to 1.08 in the loop."""
+"""What a hoisted product may take where every number of it is kept for a gradient: below, the gradient takes 0.35 to
+0.57 times what `flax.nnx.RNN`'s does; above, it took 0.95 to 1.47 times that, and 0.86 to 1.0 in the loop."""
 
 FEW: Final = 2
 """Up to this batch a light layer is mostly faster with its input products hoisted, 0.85 to 1.07 times what
@@ -80,24 +81,32 @@ def run_side(
 ) -> tuple[Array, State]:
     """Y [T, N, H] and the final state of one direction, in the form that suits the sizes.
 
-    What is best for one pass forward is not best for a gradient, which keeps what every step computed and gathers the
-    gradient of R in every step: a call that is differentiated runs in a form of its own.
+    What is best for one pass forward is not best for a gradient, which keeps what every step computed: a call that is
+    differentiated runs in a form of its own, with a rule of its own.
     """
     import jax
 
-    weights = {name: getattr(side, name) for name in ("W", "R", "Wb", "Rb", "P")}
+    weights = {name: getattr(side, name) for name in WEIGHTS}
     forward, training = (form_of(side, X, mask, under_grad) for under_grad in (False, True))
 
-    def run(
-        own: Side, form: Form, weights: dict[str, Array], X: Array, mask: Array | None, start: State
-    ) -> tuple[Array, State]:
-        return _run(replace(own, **weights), step, form, X, mask, start, reverse)
+    def loop(
+        own: Side, form: Form, weights: Weights, X: Array, mask: Array | None, start: State, taps: State = ()
+    ) -> tuple[State, State]:
+        return _run(replace(own, **weights), step, form, X, mask, start, reverse, taps)
+
+    def run(own: Side, form: Form, *given: Any) -> tuple[Array, State]:
+        (Y,), final = loop(own, form, *given)
+        return Y, final
 
     swift = _with_tanh(side)
-    if forward == training and swift is side:
+    if jax.default_backend() != "cpu":
         return run(side, forward, weights, X, mask, start)
     chosen = jax.custom_jvp(partial(run, swift, forward))
-    chosen.defjvp(lambda primals, tangents: jax.jvp(partial(run, side, training), primals, tangents))
+    if can_gather(side, training):
+        rule = partial(gathered_jvp, side, partial(loop, side, training))
+        chosen.defjvp(rule, symbolic_zeros=True)
+    else:
+        chosen.defjvp(lambda primals, tangents: jax.jvp(partial(run, side, training), primals, tangents))
     result: tuple[Array, State] = chosen(weights, X, mask, start)
     return result
 
@@ -128,6 +137,12 @@ def has_form(form: Form, side: Side, mask: Array | None) -> bool:
         return mask is None and side.cell.op == "LSTM" and side.P is None
     coupled = side.cell.op == "GRU" and not side.cell.linear_before_reset
     return form != "halves" or not (coupled or side.hidden == 1)
+
+
+def can_gather(side: Side, training: Form) -> bool:
+    """Whether a gradient may take the products of all steps with W and R at once: not where memory was asked for."""
+    sparing = isinstance(side.backend, JaxBackend) and side.backend.remat is not None
+    return not sparing and training in ("hoisted", "in the loop")
 
 
 def _with_tanh(side: Side) -> Side:
@@ -166,9 +181,16 @@ class Piece:
 
 
 def _run(
-    side: Side, step: StepFunction, form: Form, X: Array, mask: Array | None, start: State, reverse: bool
-) -> tuple[Array, State]:
-    """The outputs and the final state in one form."""
+    side: Side,
+    step: StepFunction,
+    form: Form,
+    X: Array,
+    mask: Array | None,
+    start: State,
+    reverse: bool,
+    taps: State = (),
+) -> tuple[State, State]:
+    """(Y,) and the final state in one form; with `taps` also what each step multiplied with R, from the left."""
     if form == "transposed":
         return _transposed(side, X, start, reverse)
     backend, inside, by_gate = side.backend, form == "in the loop", form in ("by gate", "halves")
@@ -178,23 +200,27 @@ def _run(
     def whole(parts: State) -> Array:
         return parts[0] if count == 1 else backend.xp.concat(parts, axis=-1)
 
-    def advance(state: State, x: State) -> tuple[State, Array]:
+    def advance(state: State, given: State) -> tuple[State, State]:
+        x, tapped = given[: len(given) - len(taps)], given[len(given) - len(taps) :]
         xW, h = product(x[0]) if inside else x, whole(state[:count])
-        new = [step(piece.side, piece.inputs(xW, by_gate), state[at::count], h) for at, piece in enumerate(pieces)]
+        lefts: list[Array] = []
+        take = tapping(step, tapped, lefts) if taps else step
+        new = [take(piece.side, piece.inputs(xW, by_gate), state[at::count], h) for at, piece in enumerate(pieces)]
         flat = tuple(value for values in zip(*new, strict=True) for value in values)
-        return flat, whole(flat[:count])
+        return flat, (whole(flat[:count]), *lefts)
 
-    def over(state: State, given: tuple[Array, Array | None]) -> tuple[State, State]:
-        x, valid = given
-        ys, state = scan_time(backend, advance, (x,) if inside else product(x), valid, state, reverse)
-        return state, (ys,)
+    def over(state: State, given: tuple[Array, Array | None, State]) -> tuple[State, State]:
+        x, valid, tapped = given
+        xs = (*((x,) if inside else product(x)), *tapped)
+        ys, state = scan_time(backend, advance, xs, valid, state, reverse)
+        return state, ys
 
     begin, size = tuple(value[:, piece.units] for value in start for piece in pieces), part_steps(side, X)
     if inside or len(X) <= size:
-        final, (Y,) = over(begin, (X, mask))
+        final, ys = over(begin, (X, mask, taps))
     else:
-        final, (Y,) = scan_parts(over, begin, (X, mask), size, reverse)
-    return Y, ended(backend, mask, tuple(whole(final[at : at + count]) for at in range(0, len(final), count)))
+        final, ys = scan_parts(over, begin, (X, mask, taps), size, reverse)
+    return ys, ended(backend, mask, tuple(whole(final[at : at + count]) for at in range(0, len(final), count)))
 
 
 def part_steps(side: Side, X: Array) -> int:
@@ -247,8 +273,8 @@ def _halves(side: Side) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
-def _transposed(side: Side, X: Array, start: State, reverse: bool) -> tuple[Array, State]:
-    """Y [T, N, H] and the final (h, c) of an LSTM whose loop works on columns [H, N]."""
+def _transposed(side: Side, X: Array, start: State, reverse: bool) -> tuple[State, State]:
+    """(Y [T, N, H],) and the final (h, c) of an LSTM whose loop works on columns [H, N]."""
     import jax
 
     xp, backend = side.backend.xp, side.backend
@@ -257,11 +283,11 @@ def _transposed(side: Side, X: Array, start: State, reverse: bool) -> tuple[Arra
     bias = hoisted_bias(side)
     column = 0 if bias is None else bias[:, None]
 
-    def advance(state: State, x: State) -> tuple[State, Array]:
+    def advance(state: State, x: State) -> tuple[State, State]:
         h, c = state
         z = backend.matmul(W, x[0].T) + backend.matmul(R, h) + column
         new = lstm_state(side, dict(zip(side.gates, xp.split(z, len(side.gates), axis=0), strict=True)), c)
-        return new, new[0]
+        return new, new[:1]
 
-    Y, final = scan_time(backend, advance, (X,), None, tuple(value.T for value in start), reverse)
-    return xp.permute_dims(Y, (0, 2, 1)), tuple(value.T for value in final)
+    (Y,), final = scan_time(backend, advance, (X,), None, tuple(value.T for value in start), reverse)
+    return (xp.permute_dims(Y, (0, 2, 1)),), tuple(value.T for value in final)

@@ -196,11 +196,11 @@ def _run_side(side: Side, X: Array, mask: Array | None, start: State, reverse: b
         return backend_jax_recurrent.run_side(side, step, X, mask, start, reverse)
     xW, bias = backend.matmul(X, side.W), hoisted_bias(side)
 
-    def advance(state: State, x: State) -> tuple[State, Array]:
+    def advance(state: State, x: State) -> tuple[State, State]:
         new = step(side, x[0], state)
-        return new, new[0]
+        return new, new[:1]
 
-    Y, final = scan_time(backend, advance, (xW if bias is None else xW + bias,), mask, start, reverse)
+    (Y,), final = scan_time(backend, advance, (xW if bias is None else xW + bias,), mask, start, reverse)
     return Y, ended(backend, mask, final)
 
 

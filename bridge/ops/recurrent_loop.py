@@ -8,34 +8,30 @@ from typing import TypeAlias
 from bridge.ops.backend import Array, Backend
 from bridge.ops.recurrent_steps import State
 
-Advance: TypeAlias = Callable[[State, State], tuple[State, Array]]
-"""(state, inputs of one step) to (new state, output of the step)."""
+Advance: TypeAlias = Callable[[State, State], tuple[State, State]]
+"""(state, inputs of one step) to (new state, outputs of the step)."""
 
 
 def scan_time(
     backend: Backend, advance: Advance, xs: State, mask: Array | None, start: State, reverse: bool
-) -> tuple[Array, State]:
-    """The outputs in the order of time and the last state.
+) -> tuple[State, State]:
+    """The outputs, each in the order of time, and the last state.
 
     A step that `mask` [T, N, 1] leaves out changes no state and yields 0.
     """
     where, zeros = backend.xp.where, backend.xp.zeros_like
 
-    def step(state: State, x: State) -> tuple[State, State]:
-        new, output = advance(state, x)
-        return new, (output,)
-
     def masked(state: State, x: State) -> tuple[State, State]:
         *inputs, valid = x
-        new, output = advance(state, tuple(inputs))
+        new, outputs = advance(state, tuple(inputs))
         kept = tuple(where(valid, value, old) for value, old in zip(new, state, strict=True))
-        return kept, (where(valid, output, zeros(output)),)
+        return kept, tuple(where(valid, output, zeros(output)) for output in outputs)
 
     if mask is None:
-        final, ys = backend.scan(step, start, xs, reverse)
+        final, ys = backend.scan(advance, start, xs, reverse)
     else:
         final, ys = backend.scan(masked, start, (*xs, mask), reverse)
-    return ys[0], final
+    return ys, final
 
 
 def ended(backend: Backend, mask: Array | None, final: State) -> State:

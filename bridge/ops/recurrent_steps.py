@@ -34,6 +34,14 @@ class Side:
     hidden: int
     gates: str
     """The operator's gate letters in the order of the columns."""
+    product: Callable[[Array, slice], Array] | None = None
+    """Takes the place of the product with columns of R in a step."""
+
+    def recurrent(self, left: Array, columns: slice = slice(None)) -> Array:
+        """The product of one step with R, or with some columns of it."""
+        if self.product is not None:
+            return self.product(left, columns)
+        return self.backend.matmul(left, self.R if columns == slice(None) else self.R[:, columns])
 
     def apart(self, z: Gates) -> Mapping[str, Array]:
         """Each gate's own array, by its letter."""
@@ -51,7 +59,7 @@ class Side:
 
 def lstm_step(side: Side, xW: Gates, state: State, h: Array | None = None) -> State:
     """One step of an LSTM: the input product xW and (h, c) to the new (h, c)."""
-    hR = side.backend.matmul(state[0] if h is None else h, side.R)
+    hR = side.recurrent(state[0] if h is None else h)
     return lstm_state(side, side.joined(xW, hR), state[1])
 
 
@@ -78,23 +86,24 @@ def gru_step(side: Side, xW: Gates, state: State, h: Array | None = None) -> Sta
     With the reset gate before the product every unit of the candidate hangs on every unit of it: no `h` apart then.
     """
     f, g = side.activations
-    matmul, split, x = side.backend.matmul, side.backend.split, side.apart(xW)
-    bias = None if side.Rb is None else side.Rb[2 * side.hidden :]
+    x, gates = side.apart(xW), 2 * side.hidden
+    bias = None if side.Rb is None else side.Rb[gates:]
     if side.cell.linear_before_reset:
-        inner = side.apart(matmul(state[0] if h is None else h, side.R))
+        inner = side.apart(side.recurrent(state[0] if h is None else h))
         z, r = (f(x[letter] + inner[letter]) for letter in "zr")
         candidate = g(x["h"] + r * (inner["h"] if bias is None else inner["h"] + bias))
     else:
-        inner = dict(zip(side.gates, split(matmul(state[0], side.R[:, : 2 * side.hidden]), 2), strict=False))
+        halves = side.backend.split(side.recurrent(state[0], slice(0, gates)), 2)
+        inner = dict(zip(side.gates, halves, strict=False))
         z, r = (f(x[letter] + inner[letter]) for letter in "zr")
-        candidate = g(x["h"] + matmul(r * state[0], side.R[:, 2 * side.hidden :]))
+        candidate = g(x["h"] + side.recurrent(r * state[0], slice(gates, None)))
     return ((1 - z) * candidate + z * state[0],)
 
 
 def rnn_step(side: Side, xW: Gates, state: State, h: Array | None = None) -> State:
     """One step of an RNN: the input product xW and (h,) to the new (h,)."""
     (f,) = side.activations
-    return (f(side.joined(xW, side.backend.matmul(state[0] if h is None else h, side.R))["i"]),)
+    return (f(side.joined(xW, side.recurrent(state[0] if h is None else h))["i"]),)
 
 
 def hoisted_bias(side: Side) -> Array | None:

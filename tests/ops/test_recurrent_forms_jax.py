@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 import jax
+import jax.extend
 import numpy as np
 import pytest
 
@@ -15,6 +16,8 @@ from bridge.frameworks.flax_loop import one_direction
 from bridge.layout import template
 from bridge.layout.convert import read_params
 from bridge.ops import backend_jax_recurrent
+from bridge.ops.backend_jax import JaxBackend
+from bridge.ops.recurrent import gru, lstm, rnn
 from tests.ops.recurrent_verdict import always
 
 T, N, INPUTS, H = 4, 3, 2, 5
@@ -63,8 +66,10 @@ def test_every_form_is_the_referee(layout: str, form: str, monkeypatch: pytest.M
     def loss(params, states):
         return sum((output * (at + 1.3)).sum() for at, output in enumerate(run(params, states)))
 
-    monkeypatch.setattr(backend_jax_recurrent, "form_of", always("in the loop"))  # no product but those of the text
-    expected_gradient = jax.grad(loss, argnums=(0, 1))(params, states)
+    with monkeypatch.context() as plainly:  # no product but those of the text, and no rule but JAX's
+        plainly.setattr(backend_jax_recurrent, "form_of", always("in the loop"))
+        plainly.setattr(backend_jax_recurrent, "can_gather", lambda *_: False)
+        expected_gradient = jax.grad(loss, argnums=(0, 1))(params, states)
     monkeypatch.setattr(backend_jax_recurrent, "form_of", always(form))
     cell = read_params(layout, params, **options)
     cell = Cell(cell.op, cell.W, cell.R, cell.B, direction=direction, activations=cell.activations,
@@ -141,7 +146,74 @@ def test_derivatives_of_every_kind_pass_where_training_has_a_form_of_its_own(
         batched = jax.vmap(jax.grad(loss))(jax.tree.map(lambda a, b: np.stack([a, b]), params, direction))
         return slope, forward_over_reverse, reverse_over_reverse, batched
 
-    one_form = jax.tree.leaves(derivatives())
+    with monkeypatch.context() as plainly:
+        plainly.setattr(backend_jax_recurrent, "can_gather", lambda *_: False)
+        one_form = jax.tree.leaves(derivatives())
+    for got, wanted in zip(jax.tree.leaves(derivatives()), one_form, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)  # second derivatives: products of 1e3 near 1
     monkeypatch.setattr(backend_jax_recurrent, "form_of", lambda *given: "in the loop" if given[-1] else "halves")
     for got, wanted in zip(jax.tree.leaves(derivatives()), one_form, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)  # second derivatives: products of 1e3 near 1
+
+
+OPTIONS = {
+    "LSTM": (lstm, {"direction": "bidirectional"}), "coupled, peepholes": (lstm, {"input_forget": 1}),
+    "GRU": (gru, {"clip": 0.7}), "linear before reset": (gru, {"linear_before_reset": 1, "direction": "bidirectional"}),
+    "RNN": (rnn, {"direction": "reverse", "activations": ["Softsign"]}),
+}  # fmt: skip
+
+
+def _blocks(name: str) -> dict[str, np.ndarray]:
+    """Random weights, input and states of one row of OPTIONS."""
+    op, options = OPTIONS[name]
+    rng, gates = np.random.default_rng(4), {lstm: 4, gru: 3, rnn: 1}[op]
+    sides = 2 if options.get("direction") == "bidirectional" else 1
+    shapes = {"X": (T, N, INPUTS), "W": (sides, gates * H, INPUTS), "R": (sides, gates * H, H),
+              "B": (sides, 2 * gates * H), "initial_h": (sides, N, H)}  # fmt: skip
+    if op is lstm:
+        shapes |= {"initial_c": (sides, N, H), "P": (sides, 3 * H)}
+    return {key: rng.uniform(-0.6, 0.6, shape) for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("moving", ["everything", "X", "R", "B", "initial_h"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_gathered_gradients_are_those_of_the_loop(name: str, moving: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, (op, options) = _blocks(name), OPTIONS[name]
+    lengths = np.array([T, 0, 2], np.int32)
+
+    def loss(moved):
+        outputs = op(JaxBackend(), **{**values, **moved}, sequence_lens=lengths, **options)
+        return sum((np.cos(np.arange(y.size)).reshape(y.shape) * y).sum() for y in outputs)
+
+    at = values if moving == "everything" else {moving: values[moving]}
+    gathered = jax.jit(jax.grad(loss))(at)
+    monkeypatch.setattr(backend_jax_recurrent, "can_gather", lambda *_: False)
+    for key, wanted in jax.grad(loss)(at).items():
+        np.testing.assert_allclose(gathered[key], wanted, rtol=1e-13, atol=1e-13, err_msg=key)  # as above
+
+
+def _carried(jaxpr: jax.extend.core.Jaxpr) -> set[tuple[int, ...]]:
+    """The shapes that any scan of a program carries from step to step."""
+    shapes = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "scan":
+            fixed = eqn.params["num_consts"]
+            shapes |= {value.aval.shape for value in eqn.invars[fixed : fixed + eqn.params["num_carry"]]}
+        for inner in jax.tree.leaves(
+            eqn.params, is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr")
+        ):
+            body = getattr(inner, "jaxpr", inner)
+            shapes |= _carried(body) if hasattr(body, "eqns") else set()
+    return shapes
+
+
+def test_no_step_adds_to_the_gradient_of_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    params, x = _params(LSTM), np.ones((T, N, INPUTS))
+
+    def loss(params):
+        return one_direction(LSTM, params, {}, x)[0].sum()
+
+    matrices = {value.shape for value in params.values() if value.ndim == 2}
+    assert matrices.isdisjoint(_carried(jax.make_jaxpr(jax.grad(loss))(params).jaxpr))
+    monkeypatch.setattr(backend_jax_recurrent, "can_gather", lambda *_: False)
+    assert not matrices.isdisjoint(_carried(jax.make_jaxpr(jax.grad(loss))(params).jaxpr))
