@@ -1,32 +1,35 @@
 """The time loop on JAX in the forms that XLA runs fastest on a CPU; the parameters and the numbers stay what they are.
 
-Forward time over that of `flax.nnx.RNN`, interleaved warm medians (jax 0.10.2, two cores with AVX-512):
+Forward time over that of `flax.nnx.RNN`, interleaved warm medians (jax 0.10.2, two cores with AVX-512, calls on the
+caller's thread):
 
-| op, batch, time, in, hidden | hoisted | by gate | halves | in the loop | transposed | onnxruntime |
-|---|---|---|---|---|---|---|
-| LSTM 1, 100, 64, 128    | 1.09 | 0.89 | 1.25 | 0.99 | 1.40 | 0.84 |
-| LSTM 8, 100, 64, 128    | 1.69 | 0.93 | 1.23 | 0.92 | 1.20 | 0.47 |
-| LSTM 32, 100, 128, 256  | 0.97 | 0.74 | 0.42 | 0.97 | 0.80 | 0.31 |
-| LSTM 32, 200, 512, 512  | 0.86 | 0.84 | 0.81 | 1.02 | 0.70 | 0.61 |
-| GRU 1, 100, 64, 128     | 1.43 | 1.07 | 1.58 | 1.07 |      | 0.82 |
-| GRU 8, 100, 64, 128     | 2.28 | 1.07 | 1.16 | 1.01 |      | 1.43 |
-| GRU 32, 100, 128, 256   | 1.42 | 0.89 | 0.65 | 0.99 |      | 0.72 |
-| nsnet2, two GRU 2, 100, 400, 400, over onnxruntime | | 2.0 | 1.6 | 3.5 | | 1 |
+| op, batch, time, in, hidden | hoisted | joined | by gate | halves | in the loop | transposed | onnxruntime |
+|---|---|---|---|---|---|---|---|
+| LSTM 1, 100, 32, 64     | 0.95 | 0.73 | 1.20 | 1.38 | 0.96 | 1.17 | 0.59 |
+| LSTM 1, 100, 64, 128    | 1.02 | 0.82 | 0.94 | 1.26 | 1.00 | 1.26 | 0.96 |
+| LSTM 8, 100, 64, 128    | 1.70 | 1.04 | 0.97 | 1.12 | 1.00 | 1.30 | 0.52 |
+| LSTM 32, 100, 128, 256  | 1.06 | 0.85 | 0.83 | 0.52 | 1.03 | 0.82 | 0.30 |
+| LSTM 32, 200, 512, 512  | 0.83 | 0.80 | 0.77 | 0.81 | 0.97 | 0.67 | 0.54 |
+| GRU 1, 100, 64, 128     | 1.32 |      | 0.92 | 1.57 | 1.00 |      | 0.95 |
+| GRU 8, 100, 64, 128     | 2.02 |      | 1.07 | 1.17 | 0.99 |      | 1.44 |
+| GRU 32, 100, 128, 256   | 1.52 |      | 0.94 | 0.70 | 0.98 |      | 0.76 |
+| GRU 2, 100, 400, 400    | 0.63 |      | 0.52 | 0.40 | 0.96 |      | 0.19 |
 
 Why, as far as timings tell: XLA hands a product to YNNPACK, which computes up to about 65,000 weights on one thread and
 splits more over its threads at the price of several microseconds; and a slice of a hoisted product is computed anew by
 every gate that reads it, without vectors, unless each gate has an array of its own.
 
 What is left is XLA's: at 8, 100, 64, 128 the recurrent product alone, 7 of 14 microseconds a step, runs at the peak of
-one core, where onnxruntime splits it over two; at 32, 100, 128, 256 onnxruntime runs at the peak of both. What did not
-help: more than eight operations in a step (XLA then schedules each step as a graph, 5 to 30 microseconds), four or
-eight pieces instead of halves, one matrix-vector product per sequence, the halves as one batched product, the batch in
-two halves in two loops (their counters share memory, so they run one after the other), unrolling, [x, h] in one
-product, one tanh over all gates, R cut by a reshape instead of a concatenation (copied one number at a time), the whole
-h as the carry of the halves, the pre-activations as the carry (1.0 to 1.4 times the time), a convolution instead
-(0.9 at N = 8, 1.2 to 1.8 at N = 32), oneDNN's product by a custom call (1.1 to 14 times), XLA's flags for its
-libraries and its number of threads, and barriers inside a step, which XLA takes away before it fuses. A step marked as
-a call to compile whole (`xla_cpu_small_call`) takes 0.84 of the time at N = 1, and does not compile under vmap.
+one core, where onnxruntime splits it over two; at 32, 100, 128, 256 onnxruntime runs at the peak of both. A caller who
+splits the batch over a CPU device for each core has both (README.md, Speed). What did not help: more than eight
+operations in a step (XLA then schedules each step as a graph, 5 to 30 microseconds), four or eight pieces instead of
+halves, one matrix-vector product per sequence, the halves as one batched product, the batch in two halves in two loops
+(their counters share memory, so they run one after the other), unrolling, [x, h] in one product, one tanh over all
+gates where the state is not small, R cut by a reshape instead of a concatenation (copied one number at a time), the
+whole h as the carry of the halves, the pre-activations as the carry (1.0 to 1.4 times the time), a convolution instead
+(0.9 at N = 8, 1.2 to 1.8 at N = 32), oneDNN's product by a custom call (1.1 to 14 times), XLA's flags for its libraries
+and its number of threads, and barriers inside a step, which XLA takes away before it fuses. A step marked as a call to
+compile whole (`xla_cpu_small_call`) takes 0.84 of the time at N = 1, and does not compile under vmap.
 """
 
 from __future__ import annotations
@@ -36,16 +39,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
+import numpy as np
+
 from bridge.ops.backend import Array
 from bridge.ops.backend_jax import JaxBackend, scan_parts
 from bridge.ops.backend_jax_gradient import WEIGHTS, Weights, gathered_jvp, tapping
 from bridge.ops.recurrent_loop import ended, scan_time
-from bridge.ops.recurrent_steps import Gates, Side, State, StepFunction, hoisted_bias, lstm_state
+from bridge.ops.recurrent_steps import Gates, Side, State, StepFunction, hoisted_bias, lstm_state, lstm_update
 
-Form: TypeAlias = Literal["hoisted", "by gate", "halves", "in the loop", "transposed"]
-"""Where the products are taken: that of the input for many steps at once, for all gates or for each apart; for each
-apart and that of the state for one half of the units after the other; both in every step; both in every step with the
-weights on the left."""
+Form: TypeAlias = Literal["hoisted", "joined", "by gate", "halves", "in the loop", "transposed"]
+"""Where the products are taken: that of the input for many steps at once, for all gates, also with one activation for
+all of them, or for each apart; for each apart and that of the state for one half of the units after the other; both in
+every step; both in every step with the weights on the left."""
 
 PART_BYTES: Final = 4 * 2**20
 """What one hoisted product may take, in as many parts of time as that needs: past the cache it costs more than it
@@ -54,6 +59,15 @@ saves (30 MB at once took up to 1.3 times the time of 5 MB parts), and memory st
 TRAINING_BYTES: Final = 2 * 2**20
 """What a hoisted product may take where every number of it is kept for a gradient: below, the gradient takes 0.35 to
 0.57 times what `flax.nnx.RNN`'s does; above, it took 0.95 to 1.47 times that, and 0.86 to 1.0 in the loop."""
+
+SMALL_STATE: Final = 192
+"""Numbers in h [N, H] up to which a step of an LSTM costs what its operations cost to start, so that one activation
+for all gates is the fastest: 0.45 to 0.85 times the time of the other forms at 1 x 32 to 1 x 128 and 2 x 64, level at
+1 x 192 and 2 x 96, and 1.2 times at 2 x 128."""
+
+TINY_STATE: Final = 48
+"""Numbers in h up to which a GRU or RNN gains nothing by hoisting: 1.1 times what `flax.nnx.RNN` takes at 1 x 32, and
+0.9 in the loop; level at 1 x 64."""
 
 FEW: Final = 2
 """Up to this batch a light layer is mostly faster with its input products hoisted, 0.85 to 1.07 times what
@@ -122,8 +136,10 @@ def form_of(side: Side, X: Array, mask: Array | None, under_grad: bool) -> Form:
         kept = steps * batch * side.W.shape[1] * X.dtype.itemsize
         sparing = isinstance(side.backend, JaxBackend) and side.backend.remat is not None
         return "in the loop" if sparing or kept > TRAINING_BYTES else "hoisted"
+    if batch * side.hidden <= SMALL_STATE and has_form("joined", side, mask):
+        return "joined"
     if side.R.size < HEAVY:
-        return "by gate" if batch <= FEW else "in the loop"
+        return "by gate" if batch <= FEW and batch * side.hidden > TINY_STATE else "in the loop"
     if batch == 1 or steps < COPYING_STEPS:
         return "by gate"
     wide = batch >= WIDE_BATCH and side.hidden >= WIDE_HIDDEN
@@ -135,6 +151,8 @@ def has_form(form: Form, side: Side, mask: Array | None) -> bool:
     """Whether the loop of `side` can take `form`."""
     if form == "transposed":
         return mask is None and side.cell.op == "LSTM" and side.P is None
+    if form == "joined":
+        return side.cell.op == "LSTM" and side.P is None and _is_plain(side)
     coupled = side.cell.op == "GRU" and not side.cell.linear_before_reset
     return form != "halves" or not (coupled or side.hidden == 1)
 
@@ -145,13 +163,17 @@ def can_gather(side: Side, training: Form) -> bool:
     return not sparing and training in ("hoisted", "in the loop")
 
 
+def _is_plain(side: Side) -> bool:
+    """Whether its gates are sigmoids and nothing is clipped."""
+    return side.cell.op != "RNN" and side.cell.has_default_activations and side.cell.clip is None
+
+
 def _with_tanh(side: Side) -> Side:
     """The default sigmoids as tanh: 0.5 + 0.5 * tanh(x / 2) is faster than XLA's, and its gradient slower."""
     import jax
 
-    cell, tanh = side.cell, side.backend.xp.tanh
-    plain = cell.op != "RNN" and cell.has_default_activations and cell.clip is None
-    if not plain or jax.default_backend() != "cpu":
+    tanh = side.backend.xp.tanh
+    if not _is_plain(side) or jax.default_backend() != "cpu":
         return side
     return replace(side, activations=(lambda x: 0.5 + 0.5 * tanh(0.5 * x), *side.activations[1:]))
 
@@ -195,6 +217,7 @@ def _run(
         return _transposed(side, X, start, reverse)
     backend, inside, by_gate = side.backend, form == "in the loop", form in ("by gate", "halves")
     pieces = _halves(side) if form == "halves" else (Piece.of(side, slice(None), by_gate),)
+    step = _joined_step if form == "joined" else step
     count, product = len(pieces), _input_product(side, by_gate, X)
 
     def whole(parts: State) -> Array:
@@ -221,6 +244,15 @@ def _run(
     else:
         final, ys = scan_parts(over, begin, (X, mask, taps), size, reverse)
     return ys, ended(backend, mask, tuple(whole(final[at : at + count]) for at in range(0, len(final), count)))
+
+
+def _joined_step(side: Side, xW: Array, state: State, h: Array | None = None) -> State:
+    """`lstm_step` with one tanh for all gates, which makes the sigmoids of three of them: 0.5 + 0.5 * tanh(x / 2)."""
+    z = xW + side.recurrent(state[0] if h is None else h)
+    sigmoid = np.repeat([letter != "c" for letter in side.gates], side.hidden)
+    scale, shift = (np.asarray(np.where(sigmoid, 0.5, other), z.dtype) for other in (1, 0))
+    gates = side.backend.xp.tanh(z * scale) * scale + shift
+    return lstm_update(side, side.apart(gates), state[1])
 
 
 def part_steps(side: Side, X: Array) -> int:

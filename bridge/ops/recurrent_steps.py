@@ -65,19 +65,24 @@ def lstm_step(side: Side, xW: Gates, state: State, h: Array | None = None) -> St
 
 def lstm_state(side: Side, z: Mapping[str, Array], c: Array) -> State:
     """The new (h, c) of an LSTM from its pre-activations and the old c."""
-    f, g, h_of = side.activations
+    f, g, _ = side.activations
     candidate = g(z["c"])
     if side.P is None:
-        i, o, forget = (f(z[letter]) for letter in "iof")
-    else:
-        Pi, Po, Pf = (side.P[at * side.hidden : (at + 1) * side.hidden] for at in range(3))
-        i, forget = f(z["i"] + Pi * c), f(z["f"] + Pf * c)
-    if side.cell.input_forget:
-        forget = 1 - i
-    c = forget * c + i * candidate
-    if side.P is not None:
-        o = f(z["o"] + Po * c)
-    return o * h_of(c), c
+        return lstm_update(side, {**{letter: f(z[letter]) for letter in "iof"}, "c": candidate}, c)
+    Pi, Po, Pf = (side.P[at * side.hidden : (at + 1) * side.hidden] for at in range(3))
+    i, forget = f(z["i"] + Pi * c), f(z["f"] + Pf * c)
+    c = _lstm_cell(side, i, forget, candidate, c)
+    return f(z["o"] + Po * c) * side.activations[2](c), c
+
+
+def lstm_update(side: Side, gates: Mapping[str, Array], c: Array) -> State:
+    """The new (h, c) of an LSTM without peepholes from what its gates came to, and the old c."""
+    c = _lstm_cell(side, gates["i"], gates["f"], gates["c"], c)
+    return gates["o"] * side.activations[2](c), c
+
+
+def _lstm_cell(side: Side, i: Array, forget: Array, candidate: Array, c: Array) -> Array:
+    return (1 - i if side.cell.input_forget else forget) * c + i * candidate
 
 
 def gru_step(side: Side, xW: Gates, state: State, h: Array | None = None) -> State:

@@ -98,7 +98,7 @@ def spread(net: Any, batch_axis: int, *arguments: Any) -> dict[str, Callable[[],
     count = max(n for n in range(1, len(jax.devices()) + 1) if batch % n == 0)
     if count == 1:
         return {}
-    mesh = Mesh(np.array(jax.devices()[:count]), ("batch",))
+    mesh = Mesh(jax.devices()[:count], ("batch",))
     graphdef, state = nnx.split(net)
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, "batch"))

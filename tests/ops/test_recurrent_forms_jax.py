@@ -26,6 +26,8 @@ LSTM, GRU, RNN = "flax.nnx.OptimizedLSTMCell", "flax.nnx.GRUCell", "flax.nnx.Sim
 
 CHOICES = [
     (LSTM, (1, 1, 40, 256), ("by gate", "hoisted")),
+    (LSTM, (1, 100, 64, 128), ("joined", "hoisted")),
+    (LSTM, (2, 100, 64, 128), ("by gate", "hoisted")),
     (LSTM, (8, 100, 64, 128), ("in the loop", "hoisted")),
     (LSTM, (32, 100, 128, 256), ("halves", "in the loop")),
     (LSTM, (32, 200, 512, 512), ("transposed", "in the loop")),
@@ -33,7 +35,8 @@ CHOICES = [
     (LSTM, (1, 100, 64, 512), ("by gate", "hoisted")),
     (GRU, (2, 100, 400, 400), ("halves", "hoisted")),
     (GRU, (32, 200, 512, 512), ("halves", "in the loop")),
-    (GRU, (1, 4, 3, 5), ("by gate", "hoisted")),
+    (GRU, (1, 4, 3, 64), ("by gate", "hoisted")),
+    (GRU, (1, 4, 3, 5), ("in the loop", "hoisted")),
     (RNN, (8, 100, 64, 512), ("halves", "hoisted")),
 ]
 """Layout, (batch, time, inputs, hidden), and the forms forward and under grad."""
