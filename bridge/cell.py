@@ -9,7 +9,7 @@ Names, gate letters, shapes and attributes are those of the ONNX operators LSTM,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
@@ -253,6 +253,21 @@ def canonical_activation(name: str, where: str = "Cell") -> str:
         raise NotRepresentable(
             f"the ONNX recurrent operators have no activation {name!r}", where=where, expected=", ".join(ACTIVATIONS)
         ) from None
+
+
+def settled(op: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a node as onnxruntime reads them.
+
+    Empty lists are none. One direction of an RNN takes the first of two names, which is what the schema's default
+    lists, and a negative clip of an RNN is none (that of the others it refuses).
+    """
+    found = {name: value for name, value in attributes.items() if not isinstance(value, Sized) or len(value)}
+    if op == "RNN":
+        if found.get("direction", "forward") != "bidirectional" and len(found.get("activations") or ()) == 2:
+            found["activations"] = found["activations"][:1]
+        if (found.get("clip") or 0) < 0:
+            del found["clip"]
+    return found
 
 
 def _check_operator(cell: Cell) -> None:

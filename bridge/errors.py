@@ -20,6 +20,8 @@ A message says where, what, got, expected, and what to do::
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -82,3 +84,13 @@ class Mismatch(BridgeError):
     """A conversion disagrees with onnxruntime."""
 
     exit_code = 1
+
+
+@contextmanager
+def within(where: str) -> Iterator[None]:
+    """Errors of bridge from inside say that they came from `where`."""
+    try:
+        yield
+    except BridgeError as error:
+        inside = f"{where}: {error.where}" if error.where else where
+        raise type(error)(error.what, where=inside, got=error.got, expected=error.expected, do=error.do) from error

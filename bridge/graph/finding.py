@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from bridge.cell import GATES, Cell
-from bridge.errors import BadInput, BridgeError, Unsupported
+from bridge.cell import GATES, Cell, settled
+from bridge.errors import BadInput, BridgeError, Unsupported, within
 from bridge.graph.expressions import constant_of
 from bridge.graph.folding import fold
 from bridge.graph.recurrent import ARRAYS, ATTRIBUTES, CELL, PATH
@@ -129,11 +129,8 @@ def _cell_of_node(node: ir.Node, model: ir.Model, name: str) -> Cell:
             arrays[block] = state.transpose(1, 0, 2) if batch_first and state.ndim == 3 else state
     if hidden is not None and arrays["R"].ndim == 3 and arrays["R"].shape[2] != hidden:
         raise BadInput("hidden_size disagrees with R", where=where, got=hidden, expected=arrays["R"].shape[2])
-    try:
+    with within(where):
         return Cell(**{"op": node.op_type, **arrays, **attributes})
-    except BridgeError as error:
-        raise type(error)(error.what, where=f"{where}: {error.where}", got=error.got, expected=error.expected,
-                          do=error.do) from error  # fmt: skip
 
 
 def _attributes(node: ir.Node, version: int, where: str) -> dict[str, Any]:
@@ -149,21 +146,12 @@ def _attributes(node: ir.Node, version: int, where: str) -> dict[str, Any]:
         if attribute.is_ref() or attribute.type.name != kinds[name]:
             raise BadInput(f"the attribute {name!r} is no {kinds[name]}", where=where, got=attribute.type.name)
         found[name] = attribute.value
+    if found.get("layout", 0) not in (0, 1):
+        raise BadInput("unknown layout", where=where, got=found["layout"], expected="0 (time first) or 1 (batch first)")
     for name in ("input_forget", "linear_before_reset"):
         if name in found:
             found[name] = bool(found[name])
-    if node.op_type == "RNN":
-        _settle_rnn(found)
-    return {name: value for name, value in found.items() if name not in ("activations", "activation_alpha",
-            "activation_beta") or value}  # fmt: skip
-
-
-def _settle_rnn(found: dict[str, Any]) -> None:
-    # onnxruntime: one direction reads the first of two names (the schema's default has two); a negative clip is none.
-    if found.get("direction", "forward") != "bidirectional" and len(found.get("activations", ())) == 2:
-        found["activations"] = found["activations"][:1]
-    if found.get("clip", 0) < 0:
-        del found["clip"]
+    return settled(node.op_type, found)
 
 
 def _weight(node: ir.Node, at: int, where: str) -> np.ndarray:

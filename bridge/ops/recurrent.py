@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from bridge.cell import GATES, Cell, Direction, Op
+from bridge.cell import GATES, Cell, Op, settled
 from bridge.errors import BadInput
 from bridge.layout import Columns
 from bridge.ops import backend_jax_recurrent
@@ -233,6 +233,20 @@ def _mask(backend: Backend, lengths: Array | None, X: Array) -> Array | None:
     return time < backend.xp.reshape(backend.astype(lengths, np.dtype(np.int32)), (1, batch, 1))
 
 
+def check_attributes(op: Op, given: Mapping[str, Any]) -> None:
+    """Whether the attributes of a node make sense, all of them in `given` with the schema's defaults.
+
+    Raises:
+        BridgeError: of the kind and with the words that a Cell with such attributes ends in.
+    """
+    _attributes(
+        op, given["direction"], given["activations"], given["activation_alpha"], given["activation_beta"],
+        given["clip"], given.get("input_forget", 0), given.get("linear_before_reset", 0),
+    )  # fmt: skip
+    if given["layout"] not in (0, 1):
+        raise BadInput("unknown layout", got=given["layout"], expected="0 (time first) or 1 (batch first)")
+
+
 def _attributes(
     op: Op,
     direction: str,
@@ -245,20 +259,14 @@ def _attributes(
 ) -> Cell:
     """A Cell of size one: it validates the attributes and resolves the activations as for any cell."""
     directions, rows = 2 if direction == "bidirectional" else 1, len(GATES[op])
-    if op == "RNN" and activations is not None:
-        activations = activations[:directions]  # the schema's default lists two; one direction uses the first
-    one_direction: Direction | Literal["?"] = direction  # type: ignore[assignment]
+    given = {"direction": direction, "activations": activations, "activation_alpha": alpha, "activation_beta": beta}
     return Cell(
         op,
         W=np.ones((directions, rows, 1), np.float32),
         R=np.ones((directions, rows, 1), np.float32),
-        direction=one_direction,  # type: ignore[arg-type]
-        activations=None if activations is None else tuple(activations),
-        activation_alpha=None if alpha is None else tuple(alpha),
-        activation_beta=None if beta is None else tuple(beta),
-        clip=clip,
         input_forget=bool(input_forget),
         linear_before_reset=bool(linear_before_reset),
+        **settled(op, {**given, "clip": clip}),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bridge import reference
-from bridge.cell import Cell, Op
+from bridge.cell import Cell, Op, settled
 from bridge.errors import BadInput
 from bridge.ops import recurrent
 from bridge.ops.backend import Array
@@ -18,7 +19,7 @@ from bridge.ops.registry import handles
 VERSIONS = frozenset({7, 14, 22})
 
 
-@handles("LSTM", versions=VERSIONS)
+@handles("LSTM", versions=VERSIONS, check=partial(recurrent.check_attributes, "LSTM"))
 def lstm(
     node: Node,
     X: Array,
@@ -57,7 +58,7 @@ def lstm(
     )  # fmt: skip
 
 
-@handles("GRU", versions=VERSIONS)
+@handles("GRU", versions=VERSIONS, check=partial(recurrent.check_attributes, "GRU"))
 def gru(
     node: Node,
     X: Array,
@@ -93,7 +94,7 @@ def gru(
     )
 
 
-@handles("RNN", versions=VERSIONS)
+@handles("RNN", versions=VERSIONS, check=partial(recurrent.check_attributes, "RNN"))
 def rnn(
     node: Node,
     X: Array,
@@ -113,7 +114,7 @@ def rnn(
 ) -> tuple[Array, ...]:
     """Run one ONNX RNN node. Source: onnx/defs/rnn/defs.cc, RNN-22."""
     attributes: dict[str, Any] = {
-        "activations": activations[: 2 if direction == "bidirectional" else 1],
+        "activations": activations,
         "activation_alpha": activation_alpha,
         "activation_beta": activation_beta,
         "clip": clip,
@@ -138,7 +139,7 @@ def _referee(
     attributes: dict[str, Any],
 ) -> tuple[np.ndarray, ...]:
     """The node in float64, rounded once to the dtype of X."""
-    cell = Cell(op, **blocks, **attributes)  # type: ignore[arg-type]
+    cell = Cell(op, **blocks, **settled(op, attributes))  # type: ignore[arg-type]
     if hidden_size not in (None, cell.hidden_size):
         raise BadInput("hidden_size and R disagree", where=op, got=hidden_size, expected=cell.hidden_size)
     if layout:

@@ -31,6 +31,8 @@ class Label:
     """Inputs that training follows by other means than a gradient."""
     reason: str = ""
     """Why the static inputs must be static, where their name does not say it."""
+    check: Callable[[Mapping[str, Any]], object] | None = None
+    """Refuses attributes that make no sense together, before any node runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +71,14 @@ def handles(
     differentiable: bool = True,
     statistics: Iterable[str] = (),
     reason: str = "",
+    check: Callable[[Mapping[str, Any]], object] | None = None,
 ) -> Callable[[Function], Function]:
     """Label a function as the handler of `op` in the given since-versions.
 
     Inputs named in `static` (shapes, axes) arrive as numpy and are refused while traced; `reason` says why where the
     name does not. The others arrive on one backend, all as numpy where all are static. `raw` passes every input as it
     is. `differentiable=False`: no gradient reaches the inputs, so an initialiser that only such nodes read is no
-    parameter; nor are the `statistics` among the inputs.
+    parameter; nor are the `statistics` among the inputs. `check(attributes)` raises where the attributes make no sense.
     """
     label = Label(
         domain=domain,
@@ -86,6 +89,7 @@ def handles(
         differentiable=differentiable,
         statistics=frozenset(statistics),
         reason=reason,
+        check=check,
     )
 
     def write(function: Function) -> Function:

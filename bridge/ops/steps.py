@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from bridge.errors import BadInput, Unsupported
+from bridge.errors import BadInput, Unsupported, within
 from bridge.ops.backend import Array, Backend
 from bridge.ops.node import Body, Node
 from bridge.ops.registry import Handler
@@ -226,6 +226,9 @@ class Compiler:
         required = {name for name, default in handler.attributes.items() if default is inspect.Parameter.empty}
         if missing := sorted(required - set(values)):
             raise BadInput("required attributes are missing", where=where, got=", ".join(missing))
+        if handler.label.check is not None:
+            with within(where):
+                handler.label.check({**handler.attributes, **values})
         graphs = {name: value for name, value in values.items() if hasattr(value, "initializers")}
         return {name: value for name, value in values.items() if name not in graphs}, graphs
 
