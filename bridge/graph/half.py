@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from bridge.graph.following import follow, follow_in_order
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -53,18 +55,12 @@ def _keeps_last(transpose: ir.Node) -> bool:
 
 def _behind(node: ir.Node, transpose: ir.Node) -> None:
     """Transpose(x) @ W as Transpose(x @ W)."""
-    import onnx_ir as ir
-
     old, order = node.outputs[0], list(transpose.attributes["perm"].as_ints())
     node.replace_input_with(0, transpose.inputs[0])
     turned = transpose.outputs[0]
     if transpose.graph is not None and not turned.uses() and not turned.is_graph_output():
         transpose.graph.remove(transpose, safe=True)
-    after = ir.node("Transpose", [old], {"perm": order}, name=f"{node.name}.order")
-    shape = old.shape
-    _follow(node, after)
-    if shape is not None:
-        old.shape = ir.Shape([shape[order.index(axis)] for axis in range(len(order))])
+    follow_in_order(old, order, f"{node.name}.order", "product")
 
 
 def _widened(node: ir.Node) -> None:
@@ -81,18 +77,5 @@ def _widened(node: ir.Node) -> None:
         node.replace_input_with(at, cast.outputs[0])
     old = node.outputs[0]
     after = ir.node("Cast", [old], {"to": ir.DataType.FLOAT16.value}, name=f"{node.name}.round")
-    _follow(node, after)
+    follow(old, after, "product")
     old.type = ir.TensorType(ir.DataType.FLOAT)
-
-
-def _follow(node: ir.Node, after: ir.Node) -> None:
-    """Put `after`, which reads the output of `node`, behind it: whoever read that output reads the new one."""
-    from onnx_ir.convenience import replace_all_uses_with
-
-    old, new = node.outputs[0], after.outputs[0]
-    new.type, new.shape, name = old.type, old.shape, str(old.name)
-    replace_all_uses_with(old, new, replace_graph_outputs=True)
-    after.replace_input_with(0, old)
-    old.name, new.name = f"{name}.product", name
-    if node.graph is not None:
-        node.graph.insert_after(node, after)
