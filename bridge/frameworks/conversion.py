@@ -86,6 +86,7 @@ def to_ir(source: object, options: ExportOptions | None = None) -> ir.Model:
         UsageError: export options given for a source that is a graph already.
     """
     from bridge import graph
+    from bridge.graph.runnable import runnable
 
     if isinstance(source, Cell):
         return _export_cell(source, options or ExportOptions())
@@ -98,7 +99,7 @@ def to_ir(source: object, options: ExportOptions | None = None) -> ir.Model:
             where="to_onnx",
             do="give them where the graph is exported from its framework",
         )
-    return graph.as_model(source)
+    return runnable(graph.as_model(source))
 
 
 def _export_cell(cell: Cell, options: ExportOptions) -> ir.Model:

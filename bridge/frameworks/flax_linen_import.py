@@ -36,7 +36,7 @@ CLASSES: Final = MappingProxyType(
      "flax.linen.GRUCell": nn.GRUCell, "flax.linen.MGUCell": nn.MGUCell, "flax.linen.SimpleCell": nn.SimpleCell}
 )  # fmt: skip
 
-RESERVED: Final = (*dir(nn.Module), "graph", "tree", "input_names", "output_names", "scope")
+RESERVED: Final = (*dir(nn.Module), "name", "parent", "scope", "params", "graph", "tree", "input_names", "output_names")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +81,7 @@ class OnnxModule(nn.Module):  # type: ignore[misc]
         """The graph's outputs in order."""
         return self.graph.output_names
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the graph. Raises UsageError for wrong inputs, BadInput for wrong dtypes or shapes."""
         return self.graph.run(args, kwargs, self._held)
 

@@ -19,7 +19,7 @@ class LinenStream(nn.Module):  # type: ignore[misc]
         """Give the variables of `net` no level of their own."""
         nn.share_scope(self, self.net)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Chunks [chunks, ...] and initial states by name -> (stacked outputs, final states by input name)."""
         chunks, carry = self.plan.start(args, kwargs)
         if self.is_initializing():

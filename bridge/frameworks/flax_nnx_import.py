@@ -61,7 +61,7 @@ class OnnxModule(nnx.Module):  # type: ignore[misc]
         """The graph's outputs in order."""
         return self.graph.output_names
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the graph. Raises UsageError for wrong inputs, BadInput for wrong dtypes or shapes."""
         return self.graph.run(args, kwargs, self._held)
 

@@ -15,6 +15,6 @@ class NnxStream(nnx.Module):  # type: ignore[misc]
     def __init__(self, net: nnx.Module, plan: Plan) -> None:
         self.net, self.plan = net, plan
 
-    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Chunks [chunks, ...] and initial states by name -> (stacked outputs, final states by input name)."""
         return self.plan.run(self.net, *self.plan.start(args, kwargs))

@@ -81,8 +81,18 @@ class Plan:
         import jax.numpy as jnp
 
         chunks, given = self._sorted(args, kwargs)
-        sizes = {name: value.shape[1:] for name, value in chunks.items()}
-        known = _symbols(self.inputs, sizes | {name: value.shape for name, value in given.items()})
+        for name, value in chunks.items():
+            declared = self.inputs[name].shape
+            if declared is not None and len(value.shape) != 1 + len(declared):
+                sizes = ", ".join(map(str, declared))
+                raise BadInput(
+                    "chunks come along an axis of their own, before those of the input",
+                    where=f"stream, {name}",
+                    got=list(value.shape),
+                    expected=f"[chunks, {sizes}]",
+                )
+        chunk = {name: value.shape[1:] for name, value in chunks.items()}
+        known = _symbols(self.inputs, chunk | {name: value.shape for name, value in given.items()})
         carry = {name: jnp.asarray(given[name]) if name in given else _zeros(self.inputs[name], known)
                  for name in self.states}  # fmt: skip
         return chunks, carry

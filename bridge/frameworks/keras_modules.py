@@ -100,7 +100,7 @@ class ImportedGraph(Imported, Functional):  # type: ignore[misc]
         eager = self._has_operators and _static_shapes_only() if run_eagerly is None else run_eagerly
         super().compile(*args, run_eagerly=eager, **kwargs)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the graph: inputs in graph order, or by name, or as one list, tuple or dict (as `fit` gives them).
 
         Raises:
@@ -152,7 +152,7 @@ class ImportedModel(Imported, keras.Model):  # type: ignore[misc]
     def build(self, input_shape: Any = None) -> None:
         """Everything is built already."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the graph: inputs in graph order, or by name, or as one list, tuple or dict (as `fit` gives them)."""
         options = {name: kwargs.pop(name) for name in ("training", "mask") if name in kwargs}
         return super().__call__(self._feeds(args, kwargs), **options)

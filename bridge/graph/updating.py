@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bridge.errors import Unsupported
-from bridge.graph.time_first import write_time_first
+from bridge.graph.runnable import make_runnable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ def with_weights(
     initializers: Mapping[str, np.ndarray],
     nodes: Mapping[str, Mapping[int, np.ndarray]],
 ) -> ir.Model:
-    """A copy of `model` with new values, its recurrent nodes in layout 0; `model` is not changed.
+    """A copy of `model` with new values, its recurrent nodes as onnxruntime takes them; `model` is not changed.
 
     Args:
         model: any model.
@@ -54,7 +54,7 @@ def with_weights(
             node.replace_input_with(at, fresh)
             if old is not None:
                 _drop_unread(old)
-    write_time_first(copy)
+    make_runnable(copy)
     return copy
 
 

@@ -60,38 +60,39 @@ def gathered_jvp(side: Side, loop: Loop, primals: tuple[Any, ...], tangents: tup
     from jax.custom_derivatives import SymbolicZero
 
     weights, X, mask, start = primals
-    xp, hidden, P = side.backend.xp, side.hidden, weights["P"]
-    reset_after = side.cell.linear_before_reset
-    zeros = xp.zeros((*X.shape[:2], weights["R"].shape[1]), dtype=X.dtype)
-    taps = (zeros, zeros) if reset_after else (zeros,)
+    xp, hidden, reset_after = side.backend.xp, side.hidden, side.cell.linear_before_reset
+    whole, parts = (slice(None),), (slice(0, 2 * hidden), slice(2 * hidden, None))
+    spans = parts if side.cell.op == "GRU" and not reset_after else whole
 
-    def run(P: Array | None, start: State, taps: State) -> tuple[tuple[Array, State], State]:
-        (Y, *lefts), final = loop({**weights, "P": P}, X, mask, start, taps)
-        return (Y, final), tuple(lefts)
-
-    result, linear, lefts = jax.linearize(run, P, start, taps, has_aux=True)
-    spans = (slice(None),) if len(lefts) == 1 else (slice(0, 2 * hidden), slice(2 * hidden, None))
-
-    def sums(moving: dict[str, Array]) -> State:
+    def sums(moving: dict[str, Array], lefts: State) -> State:
         """Over all steps what the taps stand for, as a function of the weights and X."""
         given = {**weights, "X": X, **moving}
         own, matmul = replace(side, **{name: given[name] for name in WEIGHTS}), side.backend.matmul
         outer, bias = matmul(given["X"], own.W), hoisted_bias(own)
         outer = outer if bias is None else outer + bias
-        inner = [matmul(left, own.R[:, span]) for left, span in zip(lefts, spans, strict=True)]
-        hR = xp.concat(inner, axis=-1)
+        hR = xp.concat([matmul(left, own.R[:, span]) for left, span in zip(lefts, spans, strict=True)], axis=-1)
         if not reset_after:
             return (outer + hR,)
         if own.Rb is not None:
             hR = hR + xp.concat([xp.zeros_like(own.Rb[: 2 * hidden]), own.Rb[2 * hidden :]], axis=0)
         return outer, hR
 
+    def run(P: Array | None, start: State, taps: State) -> tuple[tuple[Array, State], State]:
+        (Y, *lefts), final = loop({**weights, "P": P}, X, mask, start, taps)
+        return (Y, final), tuple(lefts)
+
+    # Only its type is of interest: the dtype that everything comes to, and on which devices its parts are.
+    zeros = xp.zeros_like(sum(sums({}, tuple(start[0][None] for _ in spans))))
+    taps = tuple(zeros for _ in range(2 if reset_after else 1))
+    result, linear, lefts = jax.linearize(run, weights["P"], start, taps, has_aux=True)
+
     def moves(tangent: Any) -> bool:
         return tangent is not None and not isinstance(tangent, SymbolicZero)
 
     moving = {name: value for name, value in {**tangents[0], "X": tangents[1]}.items() if moves(value) and name != "P"}
     at = {name: X if name == "X" else weights[name] for name in moving}
-    dtaps = jax.jvp(sums, (at,), (moving,))[1] if moving else taps
+    if moving:
+        taps = tuple(zeros + tangent for tangent in jax.jvp(lambda moved: sums(moved, lefts), (at,), (moving,))[1])
     dP, *dstart = (t if moves(t) else None if p is None else xp.zeros_like(p)
-                   for p, t in zip((P, *start), (tangents[0]["P"], *tangents[3]), strict=True))  # fmt: skip
-    return result, linear(dP, tuple(dstart), dtaps)
+                   for p, t in zip((weights["P"], *start), (tangents[0]["P"], *tangents[3]), strict=True))  # fmt: skip
+    return result, linear(dP, tuple(dstart), taps)

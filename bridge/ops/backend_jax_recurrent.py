@@ -100,6 +100,7 @@ def run_side(
     """
     import jax
 
+    start = _typed(side, X, start)
     weights = {name: getattr(side, name) for name in WEIGHTS}
     forward, training = (form_of(side, X, mask, under_grad) for under_grad in (False, True))
 
@@ -123,6 +124,16 @@ def run_side(
         chosen.defjvp(lambda primals, tangents: jax.jvp(partial(run, side, training), primals, tangents))
     result: tuple[Array, State] = chosen(weights, X, mask, start)
     return result
+
+
+def _typed(side: Side, X: Array, start: State) -> State:
+    """`start` of the type that a step makes of it, as a scan wants it: in dtype, and in how it lies on devices.
+
+    Zeros of that type are added; under jit XLA drops them, and what they came from.
+    """
+    matmul, xp = side.backend.matmul, side.backend.xp
+    new = matmul(X[:1].sum(axis=0), side.W) + matmul(start[0], side.R)
+    return tuple(value + xp.zeros_like(new[:, : side.hidden]) for value in start)
 
 
 def form_of(side: Side, X: Array, mask: Array | None, under_grad: bool) -> Form:

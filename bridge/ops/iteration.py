@@ -101,7 +101,8 @@ def _while(node: Node, start: int, most: Any, going: Any, states: Values, body: 
     count = len(states)
     if len(body.declared) > 1 + count:
         node.refuse("has rows to stack, and how many is known only at run time",
-                    do="fix the inputs that its trip count hangs on at import: static={...}")  # fmt: skip
+                    do="call the model without jit, or fix the inputs that its trip count or its "
+                       "condition hangs on at import: static={...}")  # fmt: skip
     like = next(
         (value for value in (*states, most, going) if not isinstance(value, int | np.ndarray | np.generic)), None
     )

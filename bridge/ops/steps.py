@@ -80,12 +80,13 @@ class Operation:
         if known is not None:
             return known
         names = sorted(sources(at))
+        fixed = ", ".join(f"{name!r}: value" for name in names)
         reason = self.handler.label.reason
         raise Unsupported(
             f"input {self.handler.inputs[at]!r} must be known while tracing{f' ({reason})' if reason else ''}, "
             f"and depends on the values of {', '.join(map(repr, names)) or 'a graph input'}",
             where=self.node.where,
-            do=f"fix it at import: static={{{', '.join(f'{name!r}: value' for name in names)}}}",
+            do=f"fix it at import: static={{{fixed}}}, or call the model without jit",
         )
 
 

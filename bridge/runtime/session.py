@@ -62,16 +62,18 @@ class Session:
 
     def __init__(self, source: Any, *, device: Device = "auto") -> None:
         from bridge.graph import as_model
+        from bridge.graph.runnable import runnable
 
         if device not in ("auto", "cpu", "cuda"):
             raise UsageError("unknown device", where="runtime", got=repr(device), expected="'auto', 'cpu' or 'cuda'")
         self._library = load_library()
-        model = as_model(source)
+        given = as_model(source)
+        model = runnable(given)
         self._guards = Guards.of(model)
         on_cuda = _on_cuda(device, self._guards.recurrent)
         with translated("onnxruntime", self._library, do=_advice(model)):
             self._session = self._library.InferenceSession(
-                _payload(source, model),
+                _payload(source if model is given else model, model),
                 session_options(self._library),
                 providers=[(CUDA, dict(CUDA_OPTIONS)), CPU] if on_cuda else [CPU],
                 enable_fallback=0,

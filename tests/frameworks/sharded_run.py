@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import onnx
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from onnx import TensorProto, helper, numpy_helper
 
 import bridge
@@ -42,6 +42,7 @@ def differences(op: str) -> dict[str, Any]:
     rng = np.random.default_rng(1)
     x, lengths = rng.uniform(-1, 1, (T, N, INPUTS)), np.array([T, 0, 3, T - 1], np.int32)
     mesh = Mesh(jax.devices(), ("batch",))
+    explicit = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Explicit,))
     over_batch = PartitionSpec(None, "batch"), PartitionSpec("batch"), PartitionSpec(None, None, "batch")
 
     def run(params: Any, x: Any, lengths: Any) -> tuple[Any, ...]:
@@ -53,19 +54,25 @@ def differences(op: str) -> dict[str, Any]:
     def summed(params: Any, x: Any, lengths: Any) -> Any:
         return jax.lax.psum(slope(params, x, lengths), "batch")
 
-    def split(function: Any, out: Any) -> Any:
+    def split(function: Any, out: Any, **how: Any) -> Any:
         specs = PartitionSpec(), *over_batch[:2]
-        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False))
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, **how))
 
-    placed = [jax.device_put(params, NamedSharding(mesh, PartitionSpec())),
-              *(jax.device_put(value, NamedSharding(mesh, spec))
-                for value, spec in zip((x, lengths), over_batch[:2], strict=True))]  # fmt: skip
-    ways = {"placed": (jax.jit(run), jax.jit(slope)),
-            "shard_map": (split(run, (over_batch[2], over_batch[0])), split(summed, PartitionSpec()))}  # fmt: skip
+    def placed(mesh: Mesh) -> list[Any]:
+        specs = PartitionSpec(), *over_batch[:2]
+        return [jax.device_put(value, NamedSharding(mesh, spec))
+                for value, spec in zip((params, x, lengths), specs, strict=True)]  # fmt: skip
+
+    whole, outputs_of = (jax.jit(run), jax.jit(slope)), (over_batch[2], over_batch[0])
+    checked = split(run, outputs_of), split(slope, PartitionSpec())  # it sums the gradients of what all devices share
+    unchecked = split(run, outputs_of, check_vma=False), split(summed, PartitionSpec(), check_vma=False)
+    ways = {"placed": (mesh, *whole), "explicit": (explicit, *whole), "shard_map": (mesh, *checked),
+            "shard_map, unchecked": (mesh, *unchecked)}  # fmt: skip
     wanted = jax.tree.leaves((jax.jit(run)(params, x, lengths), jax.jit(slope)(params, x, lengths)))
     found: dict[str, Any] = {}
-    for way, (outputs, gradient) in ways.items():
-        got = outputs(*placed), gradient(*placed)
+    for way, (devices, outputs, gradient) in ways.items():
+        with jax.set_mesh(devices):
+            got = outputs(*placed(devices)), gradient(*placed(devices))
         found[way] = max(float(abs(np.asarray(a) - np.asarray(b)).max() / abs(np.asarray(b)).max())
                          for a, b in zip(jax.tree.leaves(got), wanted, strict=True))  # fmt: skip
         found[f"{way}, devices"] = len(got[0][0].sharding.device_set)

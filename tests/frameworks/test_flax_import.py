@@ -285,3 +285,24 @@ def test_names_that_are_taken_get_a_number() -> None:
     assert tree.insert(("a", "b"), 2) == ("a", "b_1")
     assert tree.insert(("a", "b", "c"), 3) == ("a", "b_2", "c")
     assert tree.insert(("train",), 4) == ("train_1",)
+
+
+@pytest.mark.parametrize("api", DOORS)
+@pytest.mark.parametrize("name", ["self", "name", "parent", "params", "scope", "variables", "graph", "rngs"])
+def test_any_name_may_be_that_of_an_input_and_of_a_layer(name: str, api: str) -> None:
+    w = Writer()
+    kernel = np.random.default_rng(0).uniform(-1, 1, (3, 2)).astype(np.float32)
+    w.output(w.op("MatMul", w.input(name, "float32", ["batch", 3]), w.constant(kernel, f"{name}.kernel")), "y")
+    model, x = w.model(), np.ones((4, 3), np.float32)
+    for node in model.graph:
+        node.name = name
+    module = DOORS[api].import_model(model, None)
+    if api == "nnx":
+        by_name, by_place = module(**{name: x}), module(x)
+    else:
+        module, variables = module
+        by_place = module.apply(variables, x)
+        own = ("self", "scope", "variables", "rngs")  # names of the arguments of linen's `apply` and of what it wraps
+        by_name = by_place if name in own else module.apply(variables, **{name: x})
+    for y in (by_name, by_place):  # float32: sums of three products below 1
+        np.testing.assert_allclose(y, x @ kernel, rtol=0, atol=6 * np.finfo(np.float32).eps)

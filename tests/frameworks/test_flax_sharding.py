@@ -21,7 +21,7 @@ def found() -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
-@pytest.mark.parametrize("way", ["placed", "shard_map"])
+@pytest.mark.parametrize("way", ["placed", "explicit", "shard_map", "shard_map, unchecked"])
 def test_a_batch_on_two_devices_is_the_batch_on_one(op: str, way: str, found: dict[str, dict[str, float]]) -> None:
     assert found[op][f"{way}, devices"] == 2
     assert found[op][way] <= 80 * 2.3e-16  # float64: gradients are sums of T * N = 80 terms in another order

@@ -197,6 +197,8 @@ def test_wrong_calls_are_refused(gru: Any) -> None:
             stream(*args, **named)
     with pytest.raises(BadInput, match="numbers of chunks"):
         stream(CHUNKS["x"], CHUNKS["lengths"][:2])
+    with pytest.raises(BadInput, match=r"(?s)an axis of their own.*\[chunks, time, batch, 3\]"):
+        stream(CHUNKS["x"][0], CHUNKS["lengths"][:2])
 
 
 def test_the_public_name_costs_no_jax(tmp_path: Path) -> None:

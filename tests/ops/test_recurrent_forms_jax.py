@@ -195,6 +195,24 @@ def test_gathered_gradients_are_those_of_the_loop(name: str, moving: str, monkey
         np.testing.assert_allclose(gathered[key], wanted, rtol=1e-13, atol=1e-13, err_msg=key)  # as above
 
 
+@pytest.mark.parametrize("narrow", ["X", "W", "initial_h", "B", "everything but X"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_dtypes_that_differ_come_to_the_widest(name: str, narrow: str) -> None:
+    values, (op, options) = _blocks(name), OPTIONS[name]
+    values.pop("P", None)  # what it multiplies is a state, which has its dtype already
+    is_narrow = {key: (key == narrow) != narrow.startswith("everything") for key in values if key != "X"}
+    is_narrow["X"] = narrow == "X"
+    mixed = {key: value.astype(np.float32 if is_narrow[key] else np.float64) for key, value in values.items()}
+
+    def loss(values):
+        return op(JaxBackend(), **values, **options)[0].sum()
+
+    wanted = jax.grad(loss)({key: value.astype(np.float64) for key, value in mixed.items()})
+    for key, value in jax.jit(jax.grad(loss))(mixed).items():
+        # what is narrow gets its gradient rounded to 2**-24 once for every one of T * N = 12 steps at most
+        np.testing.assert_allclose(value, wanted[key], rtol=12 * 2.0**-24, atol=12 * 2.0**-24, err_msg=key)
+
+
 def _carried(jaxpr: jax.extend.core.Jaxpr) -> set[tuple[int, ...]]:
     """The shapes that any scan of a program carries from step to step."""
     shapes = set()

@@ -78,8 +78,10 @@ def _recurrent(site: Site, X: Operand, blocks: Mapping[str, Operand], lengths: O
         site.refuse("a recurrent node whose weights are not constant")
     if len(site.code.blocks) > 1:
         site.refuse("a recurrent node in a body: nnx.RNN does not run inside a transformation of jax.lax")
-    if attributes.get("layout") or any(not isinstance(s, Tensor) and not _constant(s) for s in states):
-        site.refuse("layout 1, or an initial state that is no array")
+    if any(not isinstance(s, Tensor) and not _constant(s) for s in states):
+        site.refuse("an initial state that is no array")
+    if attributes.get("layout"):
+        site.refuse("layout 1 in a graph that was not made runnable")
     cell = _cell(site, blocks, attributes)
     batch_major = X.view is not None and X.view[0].rank == 3 and X.view[1] == (1, 0, 2)
     x = X.view[0] if batch_major and X.view is not None else X
