@@ -180,6 +180,8 @@ def _run(
     runs = []
     for at, (side, reverse) in enumerate(zip(sides, _WAYS[cell.direction], strict=True)):
         start = tuple(_state(side, name, state, at, X) for name, state in zip(STATES, states_, strict=False))
+        if mask is not None:  # a sequence of length 0 reads no state: NaN there must not reach a gradient either
+            start = tuple(backend.xp.where(mask[0], value, backend.xp.zeros_like(value)) for value in start)
         runs.append(_run_side(side, X, mask, start, reverse))
     stack = backend.xp.stack
     Y = stack([ys for ys, _ in runs], axis=1)

@@ -195,6 +195,20 @@ def test_gathered_gradients_are_those_of_the_loop(name: str, moving: str, monkey
         np.testing.assert_allclose(gathered[key], wanted, rtol=1e-13, atol=1e-13, err_msg=key)  # as above
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_no_step_reads_reaches_no_gradient(name: str) -> None:
+    values, (op, options) = _blocks(name), OPTIONS[name]
+    lengths = np.array([T, 0, 2], np.int32)
+
+    def gradient(values):
+        return jax.jit(jax.grad(lambda v: op(JaxBackend(), **v, sequence_lens=lengths, **options)[0].sum()))(values)
+
+    unread = {key: value.copy() for key, value in values.items()}
+    unread["X"][2:, 2] = unread["X"][:, 1] = unread["initial_h"][:, 1] = np.nan
+    for key, wanted in gradient(values).items():
+        np.testing.assert_array_equal(gradient(unread)[key], wanted, err_msg=key)
+
+
 @pytest.mark.parametrize("narrow", ["X", "W", "initial_h", "B", "everything but X"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_dtypes_that_differ_come_to_the_widest(name: str, narrow: str) -> None:
