@@ -209,8 +209,8 @@ def test_what_no_step_reads_reaches_no_gradient(name: str) -> None:
         np.testing.assert_array_equal(gradient(unread)[key], wanted, err_msg=key)
 
 
-@pytest.mark.parametrize("narrow", ["X", "W", "initial_h", "B", "everything but X"])
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("narrow", ["X", "initial_h", "everything but X"])
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
 def test_dtypes_that_differ_come_to_the_widest(name: str, narrow: str) -> None:
     values, (op, options) = _blocks(name), OPTIONS[name]
     values.pop("P", None)  # what it multiplies is a state, which has its dtype already

@@ -98,9 +98,10 @@ def test_opset_or_ir_version_that_onnxruntime_does_not_run(opset, ir_version, to
     assert "opset 17 to 22 and IR 10 or less" in caught.value.do
 
 
-def test_layout_1_is_unsupported_with_onnxruntimes_message():
-    with pytest.raises(Unsupported, match=r"layout == 1\) are not supported"):
-        run_model(lstm_bytes(attributes={"layout": 1}), {"X": X})
+def test_layout_1_is_run_turned_over():
+    plain = run_model(lstm_bytes(), {"X": X}).outputs["Y"]
+    turned = run_model(lstm_bytes(attributes={"layout": 1}), {"X": X.transpose(1, 0, 2)}).outputs["Y"]
+    np.testing.assert_array_equal(turned, plain.transpose(2, 0, 1, 3))
 
 
 def test_float64_is_unsupported_when_it_runs():
