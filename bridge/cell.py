@@ -260,7 +260,12 @@ def settled(op: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
 
     Empty lists are none. One direction of an RNN takes the first of two names, which is what the schema's default
     lists, and a negative clip of an RNN is none (that of the others it refuses).
+
+    Raises:
+        BadInput: a layout that is neither 0 nor 1.
     """
+    if (layout := attributes.get("layout", 0)) not in (0, 1):
+        raise BadInput("unknown layout", got=layout, expected="0 (time first) or 1 (batch first)")
     found = {name: value for name, value in attributes.items() if not isinstance(value, Sized) or len(value)}
     if op == "RNN":
         if found.get("direction", "forward") != "bidirectional" and len(found.get("activations") or ()) == 2:

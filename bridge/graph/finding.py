@@ -146,12 +146,11 @@ def _attributes(node: ir.Node, version: int, where: str) -> dict[str, Any]:
         if attribute.is_ref() or attribute.type.name != kinds[name]:
             raise BadInput(f"the attribute {name!r} is no {kinds[name]}", where=where, got=attribute.type.name)
         found[name] = attribute.value
-    if found.get("layout", 0) not in (0, 1):
-        raise BadInput("unknown layout", where=where, got=found["layout"], expected="0 (time first) or 1 (batch first)")
     for name in ("input_forget", "linear_before_reset"):
         if name in found:
             found[name] = bool(found[name])
-    return settled(node.op_type, found)
+    with within(where):
+        return settled(node.op_type, found)
 
 
 def _weight(node: ir.Node, at: int, where: str) -> np.ndarray:

@@ -241,12 +241,11 @@ def check_attributes(op: Op, given: Mapping[str, Any]) -> None:
     Raises:
         BridgeError: of the kind and with the words that a Cell with such attributes ends in.
     """
+    settled(op, given)
     _attributes(
         op, given["direction"], given["activations"], given["activation_alpha"], given["activation_beta"],
         given["clip"], given.get("input_forget", 0), given.get("linear_before_reset", 0),
     )  # fmt: skip
-    if given["layout"] not in (0, 1):
-        raise BadInput("unknown layout", got=given["layout"], expected="0 (time first) or 1 (batch first)")
 
 
 def _attributes(
