@@ -65,6 +65,34 @@ def test_nodes_without_a_name_are_named_by_operator():
     assert name.startswith("Neg")
 
 
+def test_product_with_dequantised_weights_is_one_of_floats():
+    rng, inputs, units = np.random.default_rng(3), 64, 96
+    weights, scale = rng.integers(-127, 128, (inputs, units), np.int8), np.float32(0.01)
+    graph = helper.make_graph(
+        [helper.make_node("DequantizeLinear", ["w", "scale"], ["floats"]),
+         helper.make_node("MatMul", ["x", "floats"], ["y"])],
+        "g", [helper.make_tensor_value_info("x", 1, ["n", inputs])],
+        [helper.make_tensor_value_info("y", 1, ["n", units])],
+        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(scale, "scale")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x, exact = rng.standard_normal((4, inputs)).astype(np.float32), weights * np.float64(scale)
+    error = np.abs(run_model(model, {"x": x}).outputs["y"] - x.astype(np.float64) @ exact)
+    # A sum of n products is off by at most (n + 1) eps of the sum of their sizes, whatever its order.
+    assert (error <= (inputs + 1) * np.finfo(np.float32).eps * (np.abs(x) @ np.abs(exact))).all()
+
+
+def test_product_of_bytes_does_not_saturate():
+    left, right = np.full((1, 64), 255, np.uint8), np.full((64, 8), 127, np.int8)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])], "g",
+        [helper.make_tensor_value_info("a", onnx.TensorProto.UINT8, ["n", 64])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.INT32, ["n", 8])], [numpy_helper.from_array(right, "b")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    np.testing.assert_array_equal(run_model(model, {"a": left}).outputs["y"], np.full((1, 8), 64 * 255 * 127))
+
+
 @pytest.mark.skipif(why_no_cuda() is None, reason="a GPU is present")
 def test_cuda_without_a_gpu_is_refused_and_auto_is_the_cpu():
     with pytest.raises(DeviceUnavailable, match="CUDA is not available"):
