@@ -6,12 +6,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
-
 from bridge.ops import recurrent_activations as formulas
 from bridge.ops.backend import Array
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
+from bridge.ops.sizes import as_sizes, count, positions
 
 
 @handles("Sigmoid", versions={6, 13})
@@ -150,8 +149,8 @@ def hardmax_flattened(node: Node, input: Array, *, axis: int = 1) -> Array:
 def hardmax(node: Node, input: Array, *, axis: int = -1) -> Array:
     """1 at the first largest element along `axis`, 0 elsewhere."""
     axis, largest = axis % len(input.shape), node.xp.argmax(input, axis=axis, keepdims=True)
-    places = np.arange(int(input.shape[axis]), dtype=np.int64).reshape(-1, *[1] * (len(input.shape) - axis - 1))
-    places = node.backend.astype(node.backend.asarray(places, like=input), node.backend.dtype(largest))
+    places = node.backend.astype(positions(node.backend, input.shape[axis], input), node.backend.dtype(largest))
+    places = node.xp.reshape(places, (-1, *[1] * (len(input.shape) - axis - 1)))
     return node.backend.astype(places == largest, node.backend.dtype(input))
 
 
@@ -164,7 +163,7 @@ def shrink(node: Node, input: Array, *, bias: float = 0.0, lambd: float = 0.5) -
 
 
 def _flattened(node: Node, data: Array, axis: int, function: Callable[..., Array]) -> Array:
-    sizes = tuple(int(size) for size in data.shape)
+    sizes = as_sizes(data.shape)
     at = axis % max(len(data.shape), 1)
-    flat = node.xp.reshape(data, (int(np.prod(sizes[:at])), int(np.prod(sizes[at:]))))
+    flat = node.xp.reshape(data, (count(sizes[:at]), count(sizes[at:])))
     return node.xp.reshape(function(node, flat, axis=-1), sizes)

@@ -40,7 +40,7 @@ def div(node: Node, A: Array, B: Array) -> Array:
     if kind == "f":
         return A / B
     quotient = A // B
-    if kind == "u":
+    if kind == "u" or (kind == "O" and not ((A < 0) | (B < 0)).any()):
         return quotient
     exact = A - quotient * B == 0
     return quotient + node.backend.astype(~exact & ((A < 0) != (B < 0)), node.backend.dtype(A))

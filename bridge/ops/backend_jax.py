@@ -11,6 +11,7 @@ import numpy as np
 
 from bridge.errors import Unsupported
 from bridge.ops.backend import Array, Pads, Shape
+from bridge.ops.sizes import has_symbols
 
 Values = tuple[Array, ...]
 
@@ -42,6 +43,8 @@ class JaxBackend:
         Raises:
             Unsupported: float64, or an int64 beyond 32 bits, while x64 is off: JAX would narrow it silently.
         """
+        if has_symbols(value):  # sizes that only a call knows, as numbers of the call
+            return self.xp.stack([self.xp.asarray(size) for size in value.flat]).reshape(value.shape)
         if isinstance(value, np.ndarray | np.generic):
             _check_width(value)
         return self.xp.asarray(value)

@@ -143,6 +143,8 @@ def form_of(side: Side, X: Array, mask: Array | None, under_grad: bool) -> Form:
     steps, batch, _ = X.shape
     if jax.default_backend() != "cpu":
         return "hoisted"
+    if not all(isinstance(size, int) for size in X.shape):  # jax.export traces symbols, of which no size is known
+        return "in the loop"
     if under_grad:
         kept = steps * batch * side.W.shape[1] * X.dtype.itemsize
         sparing = isinstance(side.backend, JaxBackend) and side.backend.remat is not None
@@ -249,8 +251,9 @@ def _run(
         ys, state = scan_time(backend, advance, xs, valid, state, reverse)
         return state, ys
 
-    begin, size = tuple(value[:, piece.units] for value in start for piece in pieces), part_steps(side, X)
-    if inside or len(X) <= size:
+    begin, steps = tuple(value[:, piece.units] for value in start for piece in pieces), X.shape[0]
+    size = steps if inside else part_steps(side, X)
+    if size == steps:
         final, ys = over(begin, (X, mask, taps))
     else:
         final, ys = scan_parts(over, begin, (X, mask, taps), size, reverse)

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from bridge.errors import Unsupported
 from bridge.ops.backend import Array, Pads, Shape
 from bridge.ops.loop import python_scan, python_while
+from bridge.ops.sizes import has_symbols
 
 Values = tuple[Array, ...]
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -50,7 +52,16 @@ class NumpyBackend:
         return dtype
 
     def astype(self, value: Array, dtype: np.dtype[Any]) -> Array:
-        """`value` in another dtype; a referee keeps float64 where a narrower float is asked for."""
+        """`value` in another dtype; a referee keeps float64 where a narrower float is asked for.
+
+        Raises:
+            Unsupported: a size that is a symbol as anything but an integer.
+        """
+        if has_symbols(value):
+            if np.dtype(dtype).kind not in "iuO":
+                raise Unsupported("a size that only a call knows as another number than an integer", where="jax.export",
+                                  got=f"{value.tolist()} as {dtype}", do="export it for that size")  # fmt: skip
+            return value
         return np.asarray(value).astype(np.float64 if self.double and np.dtype(dtype).kind == "f" else dtype)
 
     def divide(self, a: Array, b: Array) -> Array:

@@ -97,4 +97,4 @@ def _extreme(node: Node, name: str, data: Array, axis: int, keepdims: int, last:
     if last:
         data = node.xp.flip(data, axis=axis)
     indices = node.backend.astype(getattr(node.xp, name)(data, axis=axis, keepdims=bool(keepdims)), INT64)
-    return int(data.shape[axis]) - 1 - indices if last else indices
+    return data.shape[axis] - 1 - indices if last else indices

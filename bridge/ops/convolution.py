@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bridge.ops.backend import Array
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
+from bridge.ops.sizes import as_sizes
 
 
 @handles("Conv", versions={1, 11, 22})
@@ -34,7 +35,7 @@ def conv(
         node.reject("the channels of X, W and the groups disagree", got=(tuple(X.shape), tuple(W.shape), group))
     strides, dilations = list(strides or [1] * rank), list(dilations or [1] * rank)
     extents = [dilation * (size - 1) + 1 for dilation, size in zip(dilations, kernel, strict=True)]
-    sides = window_pads(node, [int(n) for n in X.shape[2:]], extents, strides, pads, auto_pad)
+    sides = window_pads(node, as_sizes(X.shape[2:]), extents, strides, pads, auto_pad)
     Y = node.backend.conv(X, W, strides=strides, pads=sides, dilations=dilations, groups=group)
     return Y if B is None else Y + node.xp.reshape(B, (1, -1, *[1] * rank))
 

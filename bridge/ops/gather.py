@@ -10,13 +10,14 @@ import numpy as np
 from bridge.ops.backend import Array
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
+from bridge.ops.sizes import as_size, as_sizes
 
 
 @handles("Gather", versions={1, 11, 13})
 def gather(node: Node, data: Array, indices: Array, *, axis: int = 0) -> Array:
     """Slices of `data` along `axis`, one for each index."""
     axis = axis % len(data.shape)
-    sizes, shape = tuple(int(size) for size in data.shape), tuple(int(size) for size in indices.shape)
+    sizes, shape = as_sizes(data.shape), as_sizes(indices.shape)
     flat = node.xp.reshape(_positive(node, indices, sizes[axis]), (-1,))
     return node.xp.reshape(node.xp.take(data, flat, axis=axis), (*sizes[:axis], *shape, *sizes[axis + 1 :]))
 
@@ -25,8 +26,8 @@ def gather(node: Node, data: Array, indices: Array, *, axis: int = 0) -> Array:
 def gather_elements(node: Node, data: Array, indices: Array, *, axis: int = 0) -> Array:
     """out[i][j] = data[indices[i][j]][j] for axis 0, and likewise for others; the other axes may be shorter."""
     axis = axis % len(data.shape)
-    size = int(data.shape[axis])
-    cut = tuple(slice(None) if at == axis else slice(0, int(n)) for at, n in enumerate(indices.shape))
+    size = as_size(data.shape[axis])
+    cut = tuple(slice(None) if at == axis else slice(0, as_size(n)) for at, n in enumerate(indices.shape))
     return node.xp.take_along_axis(data[cut], _positive(node, indices, size), axis=axis)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 
 from bridge.errors import BadInput, Unsupported
 from bridge.ops.backend import Array, Backend
+from bridge.ops.sizes import Size, known
 
 LARGEST: Final = 2**28
 """Elements that an operator may make out of a shape or a count: 1 GB of float32. More is absurd or hostile."""
@@ -59,11 +60,12 @@ class Node:
         """Raise BadInput in the name of this node."""
         raise BadInput(what, where=self.where, got=got, expected=expected)
 
-    def check_size(self, shape: Sequence[int]) -> None:
+    def check_size(self, shape: Sequence[Size]) -> None:
         """Refuse to make an array that no sane model makes.
 
         Raises:
             BadInput: a negative size, or more than `LARGEST` elements.
         """
-        if any(size < 0 for size in shape) or math.prod(shape) > LARGEST:
+        sizes = known(shape)
+        if any(size < 0 for size in sizes) or math.prod(sizes) > LARGEST:
             self.reject("would make an array of an absurd size", got=list(shape), expected=f"up to {LARGEST} elements")

@@ -152,7 +152,7 @@ def group_normalization(
 def _grouped(node: Node, X: Array, groups: int) -> Array:
     if int(X.shape[1]) % groups:
         node.reject("the groups do not divide the channels", got=int(X.shape[1]), expected=f"a multiple of {groups}")
-    return node.xp.reshape(X, (int(X.shape[0]), groups, -1))
+    return node.xp.reshape(X, (X.shape[0], groups, -1))
 
 
 def _stashed(node: Node, X: Array, stash_type: int) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 from bridge.ops.backend import Array
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
+from bridge.ops.sizes import as_size
 
 
 @handles("Pad", versions={2})
@@ -43,10 +44,10 @@ def _padded(node: Node, data: Array, pads: Sequence[int], axes: Sequence[int], m
     if len(pads) != 2 * len(axes):
         node.reject("pads holds a start and an end for each axis", got=len(pads), expected=2 * len(axes))
     for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
-        size = int(data.shape[axis])
+        size = as_size(data.shape[axis])
         data = data[(*(slice(None),) * axis, slice(max(-before, 0), size - max(-after, 0)))]
         before, after = max(before, 0), max(after, 0)
-        node.check_size([*data.shape[:axis], int(data.shape[axis]) + before + after, *data.shape[axis + 1 :]])
+        node.check_size([*data.shape[:axis], as_size(data.shape[axis]) + before + after, *data.shape[axis + 1 :]])
         if not before and not after:
             continue
         if mode == "constant":
@@ -59,5 +60,5 @@ def _padded(node: Node, data: Array, pads: Sequence[int], axes: Sequence[int], m
 
 
 def _filled(node: Node, data: Array, axis: int, count: int, fill: np.ndarray) -> Array:
-    sizes = tuple(count if at == axis else int(size) for at, size in enumerate(data.shape))
-    return node.backend.asarray(np.full(sizes, fill, fill.dtype), like=data)
+    sizes = tuple(count if at == axis else as_size(size) for at, size in enumerate(data.shape))
+    return node.xp.broadcast_to(node.backend.asarray(fill, like=data), sizes)

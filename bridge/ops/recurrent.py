@@ -35,6 +35,7 @@ from bridge.ops.recurrent_steps import (
     rnn_step,
     side_of,
 )
+from bridge.ops.sizes import as_sizes, positions
 
 STEPS: Final[Mapping[str, StepFunction]] = MappingProxyType({"LSTM": lstm_step, "GRU": gru_step, "RNN": rnn_step})
 STATES: Final = ("initial_h", "initial_c")
@@ -208,9 +209,11 @@ def _run_side(side: Side, X: Array, mask: Array | None, start: State, reverse: b
 
 def _state(side: Side, name: str, state: Array | None, at: int, X: Array) -> Array:
     """Direction `at` of an initial state [D, N or 1, H] as [N, H], zeros where there is none."""
-    batch, hidden, directions = int(X.shape[1]), side.hidden, side.cell.num_directions
+    batch, hidden, directions = X.shape[1], side.hidden, side.cell.num_directions
     if state is None:
-        return side.backend.asarray(np.zeros((batch, hidden), side.backend.dtype(X)), like=X)
+        return side.backend.xp.broadcast_to(
+            side.backend.asarray(np.zeros((1, hidden), side.backend.dtype(X)), like=X), (batch, hidden)
+        )
     if tuple(state.shape) not in ((directions, batch, hidden), (directions, 1, hidden)):
         raise BadInput("an initial state of another shape", where=f"{side.cell.op}, {name}", got=tuple(state.shape),
                        expected=f"[{directions}, {batch}, {hidden}]: directions, the batch of X, units")  # fmt: skip
@@ -221,7 +224,7 @@ def _mask(backend: Backend, lengths: Array | None, X: Array) -> Array | None:
     """[T, N, 1], true where the step belongs to the sequence; None where every step of every sequence does."""
     if lengths is None:
         return None
-    steps, batch = int(X.shape[0]), int(X.shape[1])
+    steps, batch = as_sizes(X.shape[:2])
     if tuple(lengths.shape) != (batch,):
         raise BadInput("wrong shape", where="sequence_lens", got=tuple(lengths.shape), expected=f"[{batch}]")
     known = backend.concrete(lengths)
@@ -231,8 +234,10 @@ def _mask(backend: Backend, lengths: Array | None, X: Array) -> Array | None:
                            expected=f"0 to {steps}")  # fmt: skip
         if (known == steps).all():
             return None
-    time = backend.asarray(np.arange(steps, dtype=np.int32).reshape(-1, 1, 1), like=X)
-    return time < backend.xp.reshape(backend.astype(lengths, np.dtype(np.int32)), (1, batch, 1))
+    time = positions(backend, steps, X, np.int32)
+    return backend.xp.reshape(time, (-1, 1, 1)) < backend.xp.reshape(
+        backend.astype(lengths, np.dtype(np.int32)), (1, batch, 1)
+    )
 
 
 def check_attributes(op: Op, given: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from bridge.ops.backend import Array
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
+from bridge.ops.sizes import as_sizes, count
 
 Reduce = Callable[[Node, Array, tuple[int, ...], bool], Array]
 
@@ -21,7 +22,7 @@ _NOTHING: Final = MappingProxyType({"sum": 0.0, "prod": 1.0, "max": -np.inf, "mi
 def _fold(name: str) -> Reduce:
     def fold(node: Node, data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
         dtype = node.backend.dtype(data)
-        if 0 in (int(data.shape[at]) for at in axes):
+        if 0 in as_sizes(data.shape[at] for at in axes):
             return _of_nothing(node, data, axes, keepdims, name)
         if not axes:
             return data
@@ -29,8 +30,8 @@ def _fold(name: str) -> Reduce:
             data = node.backend.astype(data, np.dtype(np.uint8))
             return _over(node, name, data, axes, keepdims) != 0
         if name == "mean" and dtype.kind != "f":
-            count = int(np.prod([int(data.shape[at]) for at in axes]))
-            return node.backend.astype(node.xp.sum(data, axis=axes, keepdims=keepdims) / count, dtype)
+            elements = count(data.shape[at] for at in axes)
+            return node.backend.astype(node.xp.sum(data, axis=axes, keepdims=keepdims) / elements, dtype)
         return node.backend.astype(_over(node, name, data, axes, keepdims), dtype)
 
     return fold

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from bridge.ops.backend import Array
 from bridge.ops.dtypes import numpy_dtype
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
+from bridge.ops.sizes import Size, as_size, as_sizes, count, has_symbols, is_symbol, size_array
 
 LAYOUT_VERSIONS = frozenset({21, 23, 24, 25})
 """Releases that only added element types to the whole family."""
@@ -32,14 +34,14 @@ def transpose(node: Node, data: Array, *, perm: Sequence[int] | None = None) -> 
 @handles("Reshape", versions={5, 13, 14, 19} | LAYOUT_VERSIONS, static=["shape"])
 def reshape(node: Node, data: Array, shape: np.ndarray, *, allowzero: int = 0) -> Array:
     """A new shape: -1 is what is left over, 0 copies the axis unless `allowzero`."""
-    sizes = [int(size) for size in shape]
+    sizes = list(as_sizes(shape))
     if not allowzero:
-        sizes = [data.shape[at] if size == 0 else size for at, size in enumerate(sizes)]
-    if -1 in sizes and all(isinstance(size, int) for size in data.shape):  # JAX may trace symbolic sizes
-        known, total = int(np.prod([s for s in sizes if s != -1])), int(np.prod(tuple(data.shape)))
-        if known == 0 or total % known:
+        sizes = [as_size(data.shape[at]) if size == 0 else size for at, size in enumerate(sizes)]
+    if -1 in sizes and not any(map(is_symbol, (*sizes, *data.shape))):
+        others, total = count(size for size in sizes if size != -1), count(data.shape)
+        if others == 0 or total % others:
             node.reject("the sizes do not fit the data", got=tuple(data.shape), expected=sizes)
-        sizes[sizes.index(-1)] = total // known
+        sizes[sizes.index(-1)] = total // others
     return node.xp.reshape(data, tuple(sizes))
 
 
@@ -47,8 +49,7 @@ def reshape(node: Node, data: Array, shape: np.ndarray, *, allowzero: int = 0) -
 def flatten(node: Node, input: Array, *, axis: int = 1) -> Array:
     """Two axes: the product of the sizes before `axis`, and of those from it on."""
     axis = axis + len(input.shape) if axis < 0 else axis
-    sizes = tuple(int(size) for size in input.shape)
-    return node.xp.reshape(input, (int(np.prod(sizes[:axis])), int(np.prod(sizes[axis:]))))
+    return node.xp.reshape(input, (count(input.shape[:axis]), count(input.shape[axis:])))
 
 
 @handles("Squeeze", versions={1, 11})
@@ -133,15 +134,15 @@ def split(
 
 
 def _equal_sizes(node: Node, data: Array, axis: int, count: int) -> list[int]:
-    total = int(data.shape[axis])
-    if total % count:
+    total = as_size(data.shape[axis])
+    if total % count != 0:
         node.reject("the axis does not split into equal parts", got=total, expected=f"a multiple of {count}")
     return [total // count] * count
 
 
 def _parts(data: Array, axis: int, sizes: Sequence[int] | np.ndarray) -> tuple[Array, ...]:
     axis = axis % len(data.shape)
-    ends = np.cumsum(np.asarray(sizes, np.int64)).tolist()
+    ends = list(accumulate(as_sizes(sizes)))
     starts = [0, *ends[:-1]]
     before = (slice(None),) * axis
     return tuple(data[(*before, slice(start, end))] for start, end in zip(starts, ends, strict=True))
@@ -174,13 +175,21 @@ def _sliced(node: Node, data: Array, starts: Any, ends: Any, axes: Any, steps: A
     steps = [1] * count if steps is None else steps
     cuts: list[slice] = [slice(None)] * len(data.shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        axis, size, step = int(axis) % len(data.shape), int(data.shape[int(axis)]), int(step)
+        axis, size, step = int(axis) % len(data.shape), as_size(data.shape[int(axis)]), int(step)
+        if any(map(is_symbol, (start, end, size))):  # JAX clamps a slice as Slice-13 does
+            cuts[axis] = slice(_bound(start), _bound(end), step)
+            continue
         cut = _bounds(int(start), int(end), size, step)
         if step > 0:
             cuts[axis] = slice(cut.start, cut.stop, step)
         else:  # torch and TensorFlow take no negative step
             data = node.xp.take(data, node.backend.asarray(np.asarray(cut, np.int64), like=data), axis=axis)
     return data[tuple(cuts)]
+
+
+def _bound(place: Size) -> Size | None:
+    """A place in a slice; None for a number past any size, by which exporters mean the end of the axis."""
+    return as_size(place) if is_symbol(place) or abs(int(place)) < np.iinfo(np.int32).max else None
 
 
 def _bounds(start: int, end: int, size: int, step: int) -> range:
@@ -195,19 +204,20 @@ def _bounds(start: int, end: int, size: int, step: int) -> range:
 @handles("Shape", versions={1, 13, 15, 19} | LAYOUT_VERSIONS, raw=True, differentiable=False)
 def shape(node: Node, data: Array, *, end: int | None = None, start: int = 0) -> np.ndarray:
     """The sizes, known while tracing."""
-    return np.asarray(tuple(data.shape)[start:end], np.int64)
+    return size_array(tuple(data.shape)[start:end])
 
 
 @handles("Size", versions={1, 13, 19} | LAYOUT_VERSIONS, raw=True, differentiable=False)
 def size(node: Node, data: Array) -> np.ndarray:
     """The number of elements, known while tracing."""
-    return np.asarray(int(np.prod(tuple(data.shape))), np.int64)
+    return size_array([count(data.shape)]).reshape(())
 
 
 @handles("Expand", versions={8, 13}, static=["shape"])
 def expand(node: Node, input: Array, shape: np.ndarray) -> Array:
     """Broadcast to the common shape of the input's and `shape`."""
-    sizes = np.broadcast_shapes(tuple(int(n) for n in input.shape), tuple(int(s) for s in shape))
+    common = node.xp if has_symbols(shape) or any(map(is_symbol, input.shape)) else np
+    sizes = common.broadcast_shapes(as_sizes(input.shape), as_sizes(shape))
     node.check_size(sizes)
     return node.xp.broadcast_to(input, sizes)
 
@@ -215,21 +225,27 @@ def expand(node: Node, input: Array, shape: np.ndarray) -> Array:
 @handles("Tile", versions={6, 13}, static=["repeats"])
 def tile(node: Node, input: Array, repeats: np.ndarray) -> Array:
     """The input repeated along each axis."""
-    node.check_size([int(size) * int(count) for size, count in zip(input.shape, repeats, strict=True)])
-    return node.xp.tile(input, tuple(int(count) for count in repeats))
+    times = as_sizes(repeats)
+    node.check_size([as_size(size) * count for size, count in zip(input.shape, times, strict=True)])
+    return node.xp.tile(input, times)
 
 
 @handles("ConstantOfShape", versions={9, 20} | LAYOUT_VERSIONS, static=["input"])
-def constant_of_shape(node: Node, input: np.ndarray, *, value: np.ndarray | None = None) -> np.ndarray:
+def constant_of_shape(node: Node, input: np.ndarray, *, value: np.ndarray | None = None) -> Array:
     """One value (float32 zero where not given) in the given shape."""
-    node.check_size([int(size) for size in input])
+    sizes = as_sizes(input)
+    node.check_size(sizes)
     value = np.zeros(1, np.float32) if value is None else value
-    return np.full(tuple(int(size) for size in input), value.reshape(()), value.dtype)
+    if has_symbols(input):
+        return node.xp.broadcast_to(node.backend.asarray(value.reshape(())), sizes)
+    return np.full(sizes, value.reshape(()), value.dtype)
 
 
 @handles("Range", versions={11}, static=["start", "limit", "delta"], differentiable=False)
-def range_(node: Node, start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> np.ndarray:
+def range_(node: Node, start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> Array:
     """Start, start + delta, ... below `limit`."""
+    if any(map(has_symbols, (start, limit, delta))):
+        return node.xp.arange(start.item(), limit.item(), delta.item())
     if delta.item() == 0:
         node.reject("the delta is 0")
     count = max(int(np.ceil((limit.item() - start.item()) / delta.item())), 0)

@@ -14,6 +14,7 @@ from bridge.errors import BadInput, Unsupported, within
 from bridge.ops.backend import Array, Backend
 from bridge.ops.node import Body, Node
 from bridge.ops.registry import Handler
+from bridge.ops.sizes import has_symbols
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -61,7 +62,8 @@ class Operation:
         """The node to run as, and the inputs where it wants them: static ones as numpy, the rest on its backend."""
         free = [value for at, value in enumerate(values) if not self.handler.is_static(at)]
         like = next((value for value in [*free, *captured] if value is not None and not is_static(value)), None)
-        if like is None and not self.handler.native:
+        making = any(has_symbols(value) for at, value in enumerate(values) if self.handler.is_static(at))
+        if like is None and not self.handler.native and not making:
             return self.static_node, [self._known(at, value, sources) for at, value in enumerate(values)]
         if self.handler.label.raw:
             return self.node, values
