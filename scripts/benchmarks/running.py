@@ -108,7 +108,7 @@ def spread(net: Any, batch_axis: int, *arguments: Any) -> dict[str, Callable[[],
 
 
 def flax() -> dict[str, object]:
-    """One LSTM imported into Flax under jit, flax.nnx.RNN and torch: time over onnxruntime's, at each shape."""
+    """One LSTM imported into Flax under jit, flax.nnx.RNN, plain loops, torch: time over onnxruntime's, at each shape."""
     return {shape_name(shape): _flax_ratios("LSTM", *shape) for shape in SHAPES}
 
 
@@ -125,6 +125,45 @@ def native_rnn(op: str, inputs: int, hidden: int) -> Any:
     return nnx.RNN(cell, time_major=True, return_carry=True)
 
 
+def plain_loops(module: Any, x: Any) -> dict[str, Callable[[], object]]:
+    """A torch LSTM as the loops that one writes with `lax.scan` alone, all gates with one tanh: what bridge must beat.
+
+    The product of the input taken before the loop or joined with that of the state, and steps written out.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    W, R, b = (np.asarray(value.detach()).T for value in (module.weight_ih_l0, module.weight_hh_l0,
+                                                          module.bias_ih_l0 + module.bias_hh_l0))  # fmt: skip
+    # sigmoid(z) = 0.5 + 0.5 * tanh(z / 2), the halves folded into the weights of torch's gates i, f, g, o
+    W, R, b = (
+        jnp.asarray(value * np.repeat(np.float32([0.5, 0.5, 1, 0.5]), module.hidden_size)) for value in (W, R, b)
+    )
+
+    def step(carry: Any, z: Any) -> Any:
+        i, f, g, o = jnp.split(jnp.tanh(z), 4, axis=-1)
+        c = (0.5 + 0.5 * f) * carry[1] + (0.5 + 0.5 * i) * g
+        h = (0.5 + 0.5 * o) * jnp.tanh(c)
+        return (h, c), h
+
+    def hoisted(unroll: int) -> Callable[..., Any]:
+        def run(W: Any, R: Any, b: Any, x: Any, start: Any) -> Any:
+            return jax.lax.scan(lambda s, xW: step(s, xW + s[0] @ R), (start, start), x @ W + b, unroll=unroll)
+
+        return run
+
+    def joined(W: Any, R: Any, b: Any, x: Any, start: Any) -> Any:
+        both = jnp.concatenate([W, R])
+        return jax.lax.scan(lambda s, xt: step(s, jnp.concatenate([xt, s[0]], -1) @ both + b), (start, start), x,
+                            unroll=4)  # fmt: skip
+
+    given = W, R, b, jnp.asarray(x), jnp.zeros((x.shape[1], module.hidden_size))
+    forms = {"plain, hoisted": hoisted(1), "plain, hoisted, 8 steps": hoisted(8), "plain, [x, h], 4 steps": joined}
+    calls = {name: jax.jit(form) for name, form in forms.items()}
+    return {name: lambda call=call: jax.block_until_ready(call(*given)) for name, call in calls.items()}  # type: ignore[misc]
+
+
 def _flax_ratios(op: str, batch: int, steps: int, inputs: int, hidden: int) -> dict[str, float]:
     import numpy as np
     import torch
@@ -137,7 +176,7 @@ def _flax_ratios(op: str, batch: int, steps: int, inputs: int, hidden: int) -> d
     judge, torch_x = session(proto), torch.from_numpy(x)
     net = bridge.to_flax(proto)
     imported, frozen = jitted(net, x)
-    plain, _ = jitted(native_rnn(op, inputs, hidden), x)  # nnx.RNN counts its random keys, which cannot be frozen
+    native, _ = jitted(native_rnn(op, inputs, hidden), x)  # nnx.RNN counts its random keys, which cannot be frozen
 
     def run_torch() -> object:
         with torch.inference_mode():
@@ -145,7 +184,8 @@ def _flax_ratios(op: str, batch: int, steps: int, inputs: int, hidden: int) -> d
 
     times = interleaved({
         "onnxruntime": lambda: judge.run(None, {"input": x}), "imported": imported, "imported, frozen": frozen,
-        **spread(net, 1, x), "flax.nnx.RNN": plain, "torch": run_torch,
+        **spread(net, 1, x), "flax.nnx.RNN": native, **(plain_loops(module, x) if op == "LSTM" else {}),
+        "torch": run_torch,
     })  # fmt: skip
     return over(times, "onnxruntime")
 
