@@ -108,7 +108,7 @@ def spread(net: Any, batch_axis: int, *arguments: Any) -> dict[str, Callable[[],
 
 
 def flax() -> dict[str, object]:
-    """One LSTM imported into Flax under jit, flax.nnx.RNN, plain loops, torch: time over onnxruntime's, at each shape."""
+    """One LSTM imported into Flax under jit, flax.nnx.RNN, plain loops, torch: time over onnxruntime's, by shape."""
     return {shape_name(shape): _flax_ratios("LSTM", *shape) for shape in SHAPES}
 
 
