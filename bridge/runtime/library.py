@@ -28,14 +28,14 @@ CUDA: Final = "CUDAExecutionProvider"
 CUDA_OPTIONS: Final = (("use_tf32", "0"),)
 """TF32 rounds the operands of products to 10 bits; it is on by default."""
 
-EXACT_PRODUCTS: Final = (
-    # float32 where the weights of a MatMul are dequantised: onnxruntime's own choice, 4, rounds the other operand to
-    # 8 bits too, which no node of the graph says; a relative error of 7e-3 against 2e-7.
-    ("session.qdq_matmulnbits_accuracy_level", "1"),
-    # uint8 times int8 without its 16-bit sums that saturate on x86-64 without VNNI (onnxruntime pull request 12088).
-    ("session.x64quantprecision", "1"),
-)
-"""Session options without which quantised products are not what the graph says."""
+FLOAT_PRODUCTS: Final = ("session.qdq_matmulnbits_accuracy_level", "1")
+"""float32 where the weights of a MatMul are dequantised: onnxruntime's own choice, 4, rounds the other operand to 8
+bits too, which no node of the graph says; a relative error of 7e-3 against 2e-7."""
+
+BYTE_SUMS: Final = ("session.x64quantprecision", "1")
+"""Products of uint8 and int8 without the 16-bit sums that saturate on x86-64 without VNNI (onnxruntime pull request
+12088). Not for graphs in which two nodes read the same int8 weights: onnxruntime makes a uint8 copy for each under one
+name, and refuses the second."""
 
 INSTALL: Final = 'pip install "rnn-bridge[cpu]" or pip install "rnn-bridge[gpu]", never both: they overwrite each other'
 
@@ -114,15 +114,16 @@ def _why_no_driver() -> str | None:
     return None
 
 
-def session_options(library: Any, *, strict: bool = False) -> Any:
+def session_options(library: Any, *, strict: bool = False, byte_sums: bool = False) -> Any:
     """Options of a session that computes what the graph says and records which provider has each node.
 
     `strict` forbids the CPU altogether. It is for models of kernels alone: shape arithmetic belongs on the CPU, in
-    every CUDA session. The CPU provider must not be listed beside it.
+    every CUDA session. The CPU provider must not be listed beside it. `byte_sums` says that BYTE_SUMS may be asked for.
     """
     options = library.SessionOptions()
-    for key, value in EXACT_PRODUCTS:
-        options.add_session_config_entry(key, value)
+    options.add_session_config_entry(*FLOAT_PRODUCTS)
+    if byte_sums:
+        options.add_session_config_entry(*BYTE_SUMS)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if strict:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

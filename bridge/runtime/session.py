@@ -74,7 +74,7 @@ class Session:
         with translated("onnxruntime", self._library, do=_advice(model)):
             self._session = self._library.InferenceSession(
                 _payload(source if model is given else model, model),
-                session_options(self._library),
+                session_options(self._library, byte_sums=not _shares_int8(model)),
                 providers=[(CUDA, dict(CUDA_OPTIONS)), CPU] if on_cuda else [CPU],
                 enable_fallback=0,
                 disabled_optimizers=_fatal_optimizers(model),
@@ -102,6 +102,17 @@ class Session:
         with translated("onnxruntime", self._library):
             results = self._session.run(names, feeds)
         return RunResult(dict(zip(names, results, strict=True)), dict(self.providers))
+
+
+def _shares_int8(model: ir.Model) -> bool:
+    """Whether several nodes read the same int8 constant."""
+    import onnx_ir as ir
+
+    return any(
+        value.dtype == ir.DataType.INT8 and len(value.uses()) > 1
+        for graph in (model.graph, *model.graph.subgraphs())
+        for value in graph.initializers.values()
+    )
 
 
 def _fatal_optimizers(model: ir.Model) -> list[str]:

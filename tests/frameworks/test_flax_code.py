@@ -153,12 +153,27 @@ def test_every_elementwise_operator(tmp_path: Path) -> None:
     truths = w.op("Greater", a, b), w.op("Less", a, w.constant(np.float32(0.1)))
     made = {}
     for op in UNARY:
-        given = truths[0] if op == "Not" else positive(w, a) if op in ("Log", "Sqrt", "Reciprocal") else a
-        made[op] = w.op(op, given)
+        if op not in ("Acos", "Acosh", "Asin", "Atanh", "BitwiseNot", "Tan"):
+            given = truths[0] if op == "Not" else positive(w, a) if op in ("Log", "Sqrt", "Reciprocal") else a
+            made[op] = w.op(op, given)
     for op in (*BINARY, "Max", "Min"):
-        made[op] = w.op(op, *(truths if op in ("And", "Or", "Xor") else (a, b)))
+        if not op.startswith("Bitwise"):
+            made[op] = w.op(op, *(truths if op in ("And", "Or", "Xor") else (a, b)))
     made |= {"Div": w.op("Div", a, positive(w, b)), "Mod": w.op("Mod", a, positive(w, b), fmod=1),
              "Pow": w.op("Pow", positive(w, a), b), "Where": w.op("Where", truths[0], a, b)}  # fmt: skip
+    inside = w.op("Mul", w.op("Tanh", a), w.constant(np.float32(0.75)))
+    bits = w.op("Cast", w.op("Mul", a, w.constant(np.float32(9))), to=6), w.op("Cast", b, to=6)
+    made |= {op: w.op(op, inside) for op in ("Acos", "Asin", "Atanh")}
+    made |= {"Acosh": w.op("Acosh", w.op("Add", positive(w, a), w.constant(np.float32(1)))),
+             "BitwiseNot": w.op("BitwiseNot", bits[0]), "Tan": w.op("Tan", inside)}  # fmt: skip
+    made |= {op: w.op(op, *bits) for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")}
+    infinite = w.op("Div", a, w.constant(np.float32(0)))
+    made |= {"infinite": w.op("IsInf", infinite), "below": w.op("IsInf", infinite, detect_positive=0),
+             "above": w.op("IsInf", infinite, detect_negative=0), "celu": w.op("Celu", a, alpha=0.7),
+             "selu": w.op("Selu", a), "selu_of": w.op("Selu", a, alpha=1.2, gamma=0.9),
+             "thresholded": w.op("ThresholdedRelu", a, alpha=0.3), "shrink": w.op("Shrink", a, lambd=0.4, bias=0.1),
+             "prelu": w.op("PRelu", a, w.constant(np.float32([0.1, 0.2, -0.3, 1.5]))), "sum": w.op("Sum", a, b, a),
+             "mean": w.op("Mean", a, b, a), "like": w.op("CastLike", truths[0], a)}  # fmt: skip
     made |= {"square": w.op("Pow", a, w.constant(np.float32(2.0))), "silu": w.op("Mul", a, w.op("Sigmoid", a)),
              "clip": w.op("Clip", a, w.constant(np.float32(-0.5)), w.constant(np.float32(0.25))),
              "floor": w.op("Clip", a, w.constant(np.float32(-0.5))), "leaky": w.op("LeakyRelu", a, alpha=0.3),
@@ -206,6 +221,66 @@ def test_every_operator_that_moves_and_describes(tmp_path: Path) -> None:
     code_of(w.model(), tmp_path / "code")
 
 
+def test_every_operator_that_picks_and_places(tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    x, at = w.input("x", "float32", ["batch", "time", 4]), w.input("at", "int64", ["batch", "time"])
+    lengths, few = w.input("lengths", "int64", ["batch"]), w.input("few", "int64", ["batch", 2, 3])
+    places = w.op("Concat", w.constant([[0, 1]]), w.constant([[1, 0]]), axis=0)
+    rows = w.constant(np.float32([[1, 2, 3, 4], [5, 6, 7, 8]]))
+    largest, where = w.op("TopK", x, w.constant([2]), outputs=2)
+    smallest, bottom = w.op("TopK", x, w.constant([1]), axis=1, largest=0, outputs=2)
+    made = {
+        "largest": largest, "where": where, "smallest": smallest, "bottom": bottom,
+        "elements": w.op("GatherElements", x, few, axis=1),
+        "sorted": w.op("GatherElements", x, where, axis=2),
+        "set": w.op("ScatterND", x, places, rows), "added": w.op("ScatterND", x, places, rows, reduction="add"),
+        "one_hot": w.op("OneHot", at, w.constant(np.array(5)), w.constant(np.float32([0, 1]))),
+        "from_end": w.op("OneHot", w.op("Neg", at), w.constant(np.array(3)), w.constant([7, -2]), axis=1),
+        "upper": w.op("Trilu", x), "lower": w.op("Trilu", x, w.constant(np.array(1)), upper=0),
+        "reversed": w.op("ReverseSequence", x, lengths, batch_axis=0, time_axis=1),
+        "reversed_too": w.op("ReverseSequence", w.op("Transpose", x, perm=[1, 0, 2]), lengths),
+    }  # fmt: skip
+    for name, value in made.items():
+        w.output(value, f"y_{name}")
+    rng = np.random.default_rng(3)
+    inputs = [{"x": rng.standard_normal((batch, time, 4)).astype(np.float32), "at": rng.integers(0, 3, (batch, time)),
+               "lengths": rng.integers(1, time + 1, batch), "few": rng.integers(0, time, (batch, 2, 3))}
+              for batch, time in ((2, 3), (3, 5))]  # fmt: skip
+    code_of(w.model(), tmp_path / "code", inputs=inputs)
+
+
+def test_every_operator_of_small_integers(tmp_path: Path) -> None:
+    w, rng = Writer(opset=20), np.random.default_rng(4)
+    x = w.input("x", "float32", ["batch", "time", 4])
+    scale, middle = w.constant(np.float32(0.05)), w.constant(np.array(120, np.uint8))
+    scales, middles = w.constant(np.float32([0.1, 0.2, 0.3, 0.4])), w.constant(np.int8([0, 1, -2, 3]))
+    weights = w.constant(rng.integers(-127, 128, (4, 5), np.int8))
+    steps, range_, zero = w.op("DynamicQuantizeLinear", x, outputs=3)
+    product = w.op("MatMulInteger", steps, weights, zero, w.constant(np.array(3, np.int8)))
+    made = {
+        "quantised": w.op("QuantizeLinear", x, scale, middle),
+        "by_axis": w.op("QuantizeLinear", x, scales, middles, axis=2),
+        "without": w.op("QuantizeLinear", x, scale), "product": product,
+        "real": w.op("Mul", w.op("Cast", product, to=1), range_),
+        "columns": w.op("MatMulInteger", steps, weights, zero, w.constant(np.int8([1, 2, 3, 4, 5]))),
+        "plain": w.op("MatMulInteger", steps, weights),
+    }  # fmt: skip
+    made["back"] = w.op("DequantizeLinear", made["quantised"], scale, middle)
+    made["back_by_axis"] = w.op("DequantizeLinear", made["by_axis"], scales, middles, axis=2)
+    for name, value in made.items():
+        w.output(value, f"y_{name}")
+    text = code_of(w.model(), tmp_path / "code")
+    assert text.count("def quantized(") == 1
+
+
+def test_advice_fits_what_is_missing(tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    x = w.input("x", "float32", ["batch", 3, 4, 4])
+    w.output(w.op("LRN", x, size=3), "y")
+    with pytest.raises(Unsupported, match=r"import the model with to_flax$"):
+        write_code(w.model(), tmp_path / "code")
+
+
 def test_every_reduction_and_layer(tmp_path: Path) -> None:
     w, rng = Writer(opset=20), np.random.default_rng(0)
 
@@ -213,10 +288,13 @@ def test_every_reduction_and_layer(tmp_path: Path) -> None:
         return w.constant(rng.standard_normal(shape).astype(np.float32), f"w{rng.integers(10**9)}.weight")
 
     x = w.input("x", "float32", ["batch", "time", 6])
-    made = {name: w.op(name, x, w.constant([1, 2]), keepdims=at % 2) for at, name in enumerate(REDUCTIONS)}
+    made = {name: w.op(name, w.op("Abs", x) if name == "ReduceLogSum" else x, w.constant([1, 2]), keepdims=at % 2)
+            for at, name in enumerate(REDUCTIONS)}  # fmt: skip
     made |= {"all": w.op("ReduceSum", x), "softmax": w.op("Softmax", x), "log_softmax": w.op("LogSoftmax", x, axis=1),
              "argmax": w.op("ArgMax", x, axis=2), "argmin": w.op("ArgMin", x, axis=1, keepdims=0),
              "cumsum": w.op("CumSum", x, w.constant(np.array(1))),
+             "from_the_end": w.op("CumSum", x, w.constant(np.array(-1)), reverse=1),
+             "hardmax": w.op("Hardmax", x), "hardmax_1": w.op("Hardmax", x, axis=1),
              "einsum": w.op("Einsum", x, weight(6, 2), equation="bti,ij->bjt"),
              "linear": w.op("Add", w.op("MatMul", x, weight(6, 5)), weight(5)),
              "no_bias": w.op("MatMul", x, weight(6, 3)),
@@ -395,7 +473,7 @@ def branching(*, rank_decides: bool) -> Any:
 def test_all_that_cannot_be_written_is_named_in_one_error(tmp_path: Path) -> None:
     w = Writer()
     x = w.input("x", "float32", ["batch", 3])
-    w.output(w.op("CumSum", x, w.constant(np.array(1)), reverse=1, name="back"), "y")
+    w.output(w.op("CumSum", x, w.constant(np.array(1)), exclusive=1, name="back"), "y")
     w.output(w.op("ReduceSum", x, w.op("Cast", w.op("ReduceMax", x, keepdims=0), to=7), name="odd"), "z")
     with pytest.raises(Unsupported, match="2 nodes") as refused:
         write_code(w.model(), tmp_path / "code")

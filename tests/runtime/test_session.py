@@ -82,15 +82,19 @@ def test_product_with_dequantised_weights_is_one_of_floats():
     assert (error <= (inputs + 1) * np.finfo(np.float32).eps * (np.abs(x) @ np.abs(exact))).all()
 
 
-def test_product_of_bytes_does_not_saturate():
+@pytest.mark.parametrize("products", [1, 2])  # the second reads the same weights
+def test_product_of_bytes_does_not_saturate(products):
     left, right = np.full((1, 64), 255, np.uint8), np.full((64, 8), 127, np.int8)
+    names = [f"y{at}" for at in range(products)]
     graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])], "g",
+        [helper.make_node("MatMulInteger", ["a", "b"], [name]) for name in names], "g",
         [helper.make_tensor_value_info("a", onnx.TensorProto.UINT8, ["n", 64])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.INT32, ["n", 8])], [numpy_helper.from_array(right, "b")],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.INT32, ["n", 8]) for name in names],
+        [numpy_helper.from_array(right, "b")],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    np.testing.assert_array_equal(run_model(model, {"a": left}).outputs["y"], np.full((1, 8), 64 * 255 * 127))
+    for array in run_model(model, {"a": left}).outputs.values():
+        np.testing.assert_array_equal(array, np.full((1, 8), 64 * 255 * 127))
 
 
 @pytest.mark.skipif(why_no_cuda() is None, reason="a GPU is present")

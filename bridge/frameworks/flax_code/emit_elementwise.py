@@ -17,16 +17,20 @@ from bridge.frameworks.flax_code.site import Site, as_sizes
 from bridge.ops.dtypes import numpy_dtype
 
 UNARY: Final = MappingProxyType(
-    {"Abs": "jnp.abs({})", "Ceil": "jnp.ceil({})", "Cos": "jnp.cos({})", "Erf": "jax.scipy.special.erf({})",
-     "Exp": "jnp.exp({})", "Floor": "jnp.floor({})", "HardSwish": "jax.nn.hard_silu({})", "Log": "jnp.log({})",
-     "Mish": "jax.nn.mish({})", "Neg": "-{}", "Not": "~{}", "Reciprocal": "1.0 / {}", "Relu": "jax.nn.relu({})",
-     "Sigmoid": "jax.nn.sigmoid({})", "Sign": "jnp.sign({})", "Sin": "jnp.sin({})", "Softplus": "jax.nn.softplus({})",
-     "Softsign": "jax.nn.soft_sign({})", "Sqrt": "jnp.sqrt({})", "Tanh": "jnp.tanh({})"}
+    {"Abs": "jnp.abs({})", "Acos": "jnp.arccos({})", "Acosh": "jnp.arccosh({})", "Asin": "jnp.arcsin({})",
+     "Asinh": "jnp.arcsinh({})", "Atan": "jnp.arctan({})", "Atanh": "jnp.arctanh({})", "BitwiseNot": "~{}",
+     "Ceil": "jnp.ceil({})", "Cos": "jnp.cos({})", "Cosh": "jnp.cosh({})", "Erf": "jax.scipy.special.erf({})",
+     "Exp": "jnp.exp({})", "Floor": "jnp.floor({})", "HardSwish": "jax.nn.hard_silu({})", "IsNaN": "jnp.isnan({})",
+     "Log": "jnp.log({})", "Mish": "jax.nn.mish({})", "Neg": "-{}", "Not": "~{}", "Reciprocal": "1.0 / {}",
+     "Relu": "jax.nn.relu({})", "Round": "jnp.round({})", "Sigmoid": "jax.nn.sigmoid({})", "Sign": "jnp.sign({})",
+     "Sin": "jnp.sin({})", "Sinh": "jnp.sinh({})", "Softplus": "jax.nn.softplus({})",
+     "Softsign": "jax.nn.soft_sign({})", "Sqrt": "jnp.sqrt({})", "Tan": "jnp.tan({})", "Tanh": "jnp.tanh({})"}
 )  # fmt: skip
 """Operators of one input and no attributes."""
 
 BINARY: Final = MappingProxyType(
-    {"Add": "{} + {}", "And": "{} & {}", "Equal": "{} == {}", "Greater": "{} > {}", "GreaterOrEqual": "{} >= {}",
+    {"Add": "{} + {}", "And": "{} & {}", "BitwiseAnd": "{} & {}", "BitwiseOr": "{} | {}", "BitwiseXor": "{} ^ {}",
+     "Equal": "{} == {}", "Greater": "{} > {}", "GreaterOrEqual": "{} >= {}",
      "Less": "{} < {}", "LessOrEqual": "{} <= {}", "Mul": "{} * {}", "Or": "{} | {}",
      "Sub": "{} - {}", "Xor": "{} ^ {}"}
 )  # fmt: skip
@@ -197,7 +201,10 @@ def clip(site: Site, input: Operand, low: Operand = None, high: Operand = None, 
 @emits("Cast")
 def cast(site: Site, input: Operand, *, to: int, saturate: int = 1) -> Operand:
     """Another dtype; 64 bits become the 32 of JAX."""
-    wanted = numpy_dtype(to, site.where)
+    return _as_dtype(site, input, numpy_dtype(to, site.where), saturate)
+
+
+def _as_dtype(site: Site, input: Operand, wanted: np.dtype[Any], saturate: int) -> Operand:
     if not saturate:
         site.refuse("Cast without saturation")
     if isinstance(input, Sizes) and wanted.kind == "i":
@@ -243,3 +250,72 @@ def gelu(site: Site, X: Operand, *, approximate: Any = "none") -> Operand:
     """The Gaussian error linear unit."""
     name = approximate.decode() if isinstance(approximate, bytes) else approximate
     return site.through(X, lambda text: f"jax.nn.gelu({text}, approximate={name == 'tanh'})")
+
+
+@emits("Celu")
+def celu(site: Site, X: Operand, *, alpha: float = 1.0) -> Operand:
+    """Below zero alpha (exp(x / alpha) - 1)."""
+    return site.through(X, lambda text: f"jax.nn.celu({text}, {literal(np.float32(alpha))})")
+
+
+@emits("Selu")
+def selu(site: Site, X: Operand, *, alpha: float = 1.6732631921768188, gamma: float = 1.0507010221481323) -> Operand:
+    """Gamma times elu; jax.nn.selu has the default numbers."""
+    if (np.float32(alpha), np.float32(gamma)) == (np.float32(1.6732631921768188), np.float32(1.0507010221481323)):
+        return site.through(X, "jax.nn.selu({})".format)
+    scale, inner = literal(np.float32(gamma)), literal(np.float32(alpha))
+    return site.through(X, lambda text: f"{scale} * jax.nn.elu({text}, {inner})")
+
+
+@emits("Swish")
+def swish(site: Site, X: Operand, *, alpha: float = 1.0) -> Operand:
+    """X sigmoid(alpha x)."""
+    if alpha == 1.0:
+        return site.through(X, "jax.nn.silu({})".format)
+    return site.through(X, lambda text: f"{text} * jax.nn.sigmoid({literal(np.float32(alpha))} * {text})")
+
+
+@emits("ThresholdedRelu")
+def thresholded_relu(site: Site, X: Operand, *, alpha: float = 1.0) -> Operand:
+    """X above alpha, 0 elsewhere."""
+    return site.through(X, lambda text: f"jnp.where({text} > {literal(np.float32(alpha))}, {text}, 0.0)")
+
+
+@emits("Shrink")
+def shrink(site: Site, input: Operand, *, bias: float = 0.0, lambd: float = 0.5) -> Operand:
+    """The input moved by a bias towards 0 beyond +-lambd, 0 between."""
+    edge, by = literal(np.float32(lambd)), literal(np.float32(bias))
+    return site.through(input, lambda text: f"jnp.where({text} > {edge}, {text} - {by}, "
+                                            f"jnp.where({text} < -({edge}), {text} + {by}, 0.0))")  # fmt: skip
+
+
+@emits("PRelu")
+def p_relu(site: Site, X: Operand, slope: Operand) -> Operand:
+    """X, or slope times x below 0."""
+    x = site.ref(X)
+    return site.emit(f"jnp.where({x} >= 0, {x}, {site.ref(slope)} * {x})", X.dims if isinstance(X, Tensor) else None)
+
+
+@emits("IsInf")
+def is_inf(site: Site, X: Operand, *, detect_negative: int = 1, detect_positive: int = 1) -> Operand:
+    """Whether each is infinite, of the signs that are asked for."""
+    if not detect_negative and not detect_positive:
+        site.refuse("IsInf that looks for neither sign")
+    name = "isinf" if detect_negative and detect_positive else "isneginf" if detect_negative else "isposinf"
+    return site.through(X, f"jnp.{name}({{}})".format)
+
+
+@emits("Sum")
+@emits("Mean")
+def total(site: Site, *data_0: Operand) -> Operand:
+    """All inputs added; their mean."""
+    text = " + ".join(map(site.ref, data_0))
+    return site.emit(text if site.op_type == "Sum" else f"({text}) / {len(data_0)}")
+
+
+@emits("CastLike")
+def cast_like(site: Site, input: Operand, target_type: Operand, *, saturate: int = 1) -> Operand:
+    """The dtype of another value."""
+    if not isinstance(target_type, Tensor | np.ndarray):
+        site.refuse("CastLike of something that is no array")
+    return _as_dtype(site, input, target_type.dtype, saturate)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from bridge.frameworks.flax_code.code import shape_text
-from bridge.frameworks.flax_code.emit_shape import rank_of
+from bridge.frameworks.flax_code.emit_shape import rank_of, size
 from bridge.frameworks.flax_code.operands import Operand, Tensor
 from bridge.frameworks.flax_code.registry import emits
 from bridge.frameworks.flax_code.site import Site
@@ -17,6 +17,7 @@ from bridge.frameworks.flax_code.site import Site
 REDUCTIONS: Final = MappingProxyType(
     {"ReduceMax": "jnp.max({}{})", "ReduceMean": "jnp.mean({}{})", "ReduceMin": "jnp.min({}{})",
      "ReduceProd": "jnp.prod({}{})", "ReduceSum": "jnp.sum({}{})", "ReduceL1": "jnp.sum(jnp.abs({}){})",
+     "ReduceLogSum": "jnp.log(jnp.sum({}{}))", "ReduceLogSumExp": "jax.scipy.special.logsumexp({}{})",
      "ReduceL2": "jnp.sqrt(jnp.sum(jnp.square({}){}))", "ReduceSumSquare": "jnp.sum(jnp.square({}){})"}
 )  # fmt: skip
 
@@ -71,10 +72,21 @@ def arg(site: Site, data: Operand, *, axis: int = 0, keepdims: int = 1, select_l
 @emits("CumSum")
 def cumsum(site: Site, x: Operand, axis: Operand, *, exclusive: int = 0, reverse: int = 0) -> Operand:
     """Running sums."""
-    if exclusive or reverse:
-        site.refuse("CumSum that is exclusive or reversed")
+    if exclusive:
+        site.refuse("CumSum that is exclusive")
     (at,) = site.known(axis, "the axis")
+    if reverse:
+        return site.emit(f"jnp.flip(jnp.cumsum(jnp.flip({site.ref(x)}, {at}), axis={at}), {at})")
     return site.emit(f"jnp.cumsum({site.ref(x)}, axis={at})")
+
+
+@emits("Hardmax")
+def hardmax(site: Site, input: Operand, *, axis: int = -1) -> Operand:
+    """1 at the first largest element along an axis, 0 elsewhere."""
+    if not isinstance(input, Tensor):
+        site.refuse("Hardmax of something that is no tensor")
+    text, at = site.ref(input), axis % rank_of(site, input)
+    return site.emit(f"jax.nn.one_hot(jnp.argmax({text}, axis={at}), {size(site, input, at)}, axis={at})")
 
 
 @emits("Einsum")

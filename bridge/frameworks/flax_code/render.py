@@ -20,7 +20,8 @@ WIDTH: Final = 120
 FOLDED: Final = 88
 """An expression is folded into the one line that reads it up to this width."""
 
-IMPORTED: Final = frozenset({"jax", "jnp", "nnx", "zero_padding"})
+IMPORTED: Final = frozenset({"jax", "jnp", "nnx", "zero_padding", "reversed_sequences", "quantized",
+                             "dynamically_quantized"})  # fmt: skip
 """Names that the code of a call uses."""
 
 ACTIVATIONS: Final = re.compile(r"^(-|~|jax\.nn\.\w+\(|jnp\.(tanh|abs|exp|log|sqrt|clip|maximum|minimum)\()§\d+§")

@@ -9,13 +9,25 @@ from bridge.frameworks.flax_code import (
     emit_indexing,
     emit_layers,
     emit_pooling,
+    emit_quantised,
     emit_recurrent,
     emit_reduction,
+    emit_selecting,
     emit_shape,
 )
 from bridge.frameworks.flax_code.registry import build_table
 
 EMITTERS: Final = build_table(
-    (emit_elementwise, emit_indexing, emit_layers, emit_pooling, emit_recurrent, emit_reduction, emit_shape)
+    (
+        emit_elementwise,
+        emit_indexing,
+        emit_layers,
+        emit_pooling,
+        emit_quantised,
+        emit_recurrent,
+        emit_reduction,
+        emit_selecting,
+        emit_shape,
+    )
 )
 """(domain, operator) -> emitter."""

@@ -182,9 +182,10 @@ def refuse_all(refused: Mapping[str, list[str]]) -> None:
         lines = [f"{reason} x{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
                  for reason, names in sorted(refused.items())]  # fmt: skip
         count = sum(map(len, refused.values()))
+        fixing = any(": " in reason for reason in refused)  # an operator without an emitter has none, whatever is fixed
         raise Unsupported(f"{count} nodes cannot be written as code", where="flax-code", got="; ".join(lines),
-                          do="import the model with to_flax, or fix inputs: their values with static= (--static), "
-                          "their sizes with shapes= (--shape)")  # fmt: skip
+                          do="import the model with to_flax" + fixing * (", or fix inputs: their values with static= "
+                          "(--static), their sizes with shapes= (--shape)"))  # fmt: skip
 
 
 def _infer(step: Step, opset: int) -> None:
