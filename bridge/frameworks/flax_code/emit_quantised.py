@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.frameworks.flax_code.code import unwrapped
 from bridge.frameworks.flax_code.emit_shape import rank_of
 from bridge.frameworks.flax_code.operands import Operand, Tensor
 from bridge.frameworks.flax_code.registry import emits
@@ -46,9 +47,8 @@ def dequantize_linear(site: Site, x: Operand, x_scale: Operand, x_zero_point: Op
 
 def _spread(site: Site, x: Tensor, value: Operand, axis: int) -> str:
     """A scale or a zero point: one for all, or one for each index of an axis."""
-    wide = np.int32 if isinstance(value, np.ndarray) and value.dtype.kind in "iu" else None
     if isinstance(value, np.ndarray):
-        value = value if wide is None else value.astype(wide)
+        value = value.astype(np.int32) if value.dtype.kind in "iu" else value
         if value.size == 1:
             return site.ref(value.reshape(()))
         rank = rank_of(site, x)
@@ -73,12 +73,11 @@ def dynamic_quantize_linear(site: Site, x: Operand) -> Any:
 def mat_mul_integer(site: Site, A: Operand, B: Operand, a_zero_point: Operand = None,
                     b_zero_point: Operand = None) -> Operand:  # fmt: skip
     """The product of integers less their zero points, in int32."""
-    return site.emit(f"jnp.matmul({_centred(site, A, a_zero_point, True)}, {_centred(site, B, b_zero_point, False)})")
+    left, right = _centred(site, A, a_zero_point, rows=True), _centred(site, B, b_zero_point, rows=False)
+    return site.emit(f"jnp.matmul({unwrapped(left)}, {unwrapped(right)})")
 
 
 def _centred(site: Site, values: Operand, zero: Operand, rows: bool) -> str:
-    if isinstance(values, np.ndarray) and isinstance(zero, np.ndarray | None):
-        return site.ref(values) + ".astype(jnp.int32)" if zero is None or not zero.any() else _less(site, values, zero)
     text = f"{site.ref(values)}.astype(jnp.int32)"
     if zero is None or (isinstance(zero, np.ndarray) and not zero.any()):
         return text
@@ -88,7 +87,3 @@ def _centred(site: Site, values: Operand, zero: Operand, rows: bool) -> str:
     if not isinstance(zero, Tensor) or zero.rank != 0:
         site.refuse("a zero point that is neither constant nor one number")
     return f"({text} - {site.ref(zero)}.astype(jnp.int32))"
-
-
-def _less(site: Site, values: np.ndarray, zero: np.ndarray) -> str:
-    return f"({site.ref(values)}.astype(jnp.int32) - {site.ref(zero.astype(np.int32))})"

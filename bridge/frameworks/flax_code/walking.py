@@ -99,6 +99,8 @@ class Walk:
     code: Code = field(default_factory=Code)
     refused: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Reason -> nodes."""
+    unknown: set[ir.Value] = field(default_factory=set)
+    """What hangs on nodes that are refused: of it less is known than there will be."""
 
     def run(self, block: Block) -> None:
         """Write every step."""
@@ -142,6 +144,7 @@ class Walk:
                     outputs=step.outputs, metadata=metadata)  # fmt: skip
         domain = step.handler.label.domain
         emitter = EMITTERS.get((domain, step.node.op_type))
+        guessing = not self.unknown.isdisjoint(step.inputs)
         before = {reason: [*names] for reason, names in self.refused.items()} if step.bodies else {}
         try:
             if step.bodies:
@@ -155,8 +158,11 @@ class Walk:
                 self.refused = defaultdict(list, before)
             known = emitter is not None or step.bodies
             reason = f"{step.node.op_type}: {refusal.what}" if known else step.node.op_type
-            self.refused[reason].append(step.node.name)
+            if not (known and guessing):
+                self.refused[reason].append(step.node.name)
+            guessing = True
             results = tuple(self.code.tensor(dims_of(value), dtype_of(value)) for value in step.outputs)
+        self.unknown |= set(step.outputs) if guessing else set()
         results = results if isinstance(results, tuple) else (results,)
         for value, result in zip(step.outputs, results, strict=False):
             self.scope[value] = self._settled(value, result)
