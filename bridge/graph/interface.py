@@ -57,6 +57,14 @@ class Interface:
         mine, theirs = ({port.name: port.dims for port in (*side.inputs, *side.outputs)} for side in (self, other))
         return mine == theirs
 
+    def conflict(self, other: Interface) -> tuple[str, str] | None:
+        """The first input that no array can be for both, as each side declares it; None where there is none."""
+        mine, theirs = _arrangements(self.inputs), _arrangements(other.inputs)
+        for name in (name for name in mine if name in theirs):
+            if _differ(mine[name], theirs[name]):
+                return _shown(name, mine[name]), _shown(name, theirs[name])
+        return None
+
 
 def neutral(ports: tuple[Port, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | list[np.ndarray]]:
     """`arrays` of one side in the neutral arrangement; the two directions of a state become one list."""
@@ -96,6 +104,45 @@ def arranged(ports: tuple[Port, ...], values: Mapping[str, np.ndarray | list[np.
         else:
             result[port.name] = value
     return result
+
+
+Arrangement = list[tuple[np.dtype[np.generic], tuple[int | str | None, ...] | None]]
+"""Dtype and sizes of one neutral array; of each state of one kind."""
+
+
+def _arrangements(ports: tuple[Port, ...]) -> dict[str, Arrangement]:
+    """What `neutral` makes of arrays of these ports, by name or kind of state."""
+    result: dict[str, Arrangement] = {}
+    for port in ports:
+        kind, dims = _state_kind(port.name), port.dims
+        if kind is not None and dims is not None and len(dims) == 3:
+            count = dims[0] if isinstance(dims[0], int) else 1
+            result.setdefault(kind, []).extend([(port.dtype, dims[1:])] * count)
+            continue
+        if port.is_sequence and dims is not None:
+            dims = ("time", "batch", *(dim for dim in dims if dim not in ("time", "batch")))
+        result.setdefault(kind or port.name, []).append((port.dtype, dims))
+    return result
+
+
+def _differ(mine: Arrangement, theirs: Arrangement) -> bool:
+    if len(mine) != len(theirs):
+        return True
+    for (own_dtype, own), (dtype, dims) in zip(mine, theirs, strict=True):
+        if own_dtype != dtype:
+            return True
+        if own is None or dims is None:
+            continue
+        sizes = [pair for pair in zip(own, dims, strict=False) if all(isinstance(size, int) for size in pair)]
+        if len(own) != len(dims) or any(left != right for left, right in sizes):
+            return True
+    return False
+
+
+def _shown(name: str, arrangement: Arrangement) -> str:
+    dtype, dims = arrangement[0]
+    sizes = "" if dims is None else f" [{', '.join(map(str, dims))}]"
+    return f"{name}: {f'{len(arrangement)} times ' if len(arrangement) > 1 else ''}{dtype}{sizes}"
 
 
 def _state_kind(name: str) -> str | None:

@@ -165,6 +165,9 @@ def _numpy(value: Any) -> np.ndarray:
 
 
 def _rearranged(execute: Executor, own: Interface, reference: Interface) -> Executor:
+    conflict = own.conflict(reference)
+    if conflict is not None:
+        raise UsageError("the two sides take different inputs", where="verify", got=conflict[0], expected=conflict[1])
     if own.matches(reference):
         return execute
 

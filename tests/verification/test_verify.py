@@ -116,3 +116,14 @@ def test_models_without_a_common_signature_are_refused(lstm: torch.nn.LSTM) -> N
     other = bridge.to_onnx(torch.nn.LSTM(6, 4))
     with pytest.raises(bridge.BridgeError):
         bridge.verify(lstm, other)
+
+
+@pytest.mark.parametrize(
+    ("other", "got"),
+    [(torch.nn.LSTM(4, 6), r"initial_h: float32 \[batch, 6\]"), (torch.nn.LSTM(3, 5), r"input: float32 .*, 3\]"),
+     (torch.nn.LSTM(4, 5, num_layers=2), "initial_h: 2 times"), (torch.nn.LSTM(4, 5).double(), "input: float64")],
+    ids=["hidden", "inputs", "layers", "dtype"],
+)  # fmt: skip
+def test_models_of_other_sizes_are_refused_before_they_run(other: torch.nn.LSTM, got: str) -> None:
+    with pytest.raises(UsageError, match=f"take different inputs\n.*{got}"):
+        bridge.verify(torch.nn.LSTM(4, 5), other)
