@@ -10,6 +10,7 @@ from typing import Any, Final
 import jax.numpy as jnp
 
 from bridge.errors import BadInput
+from bridge.ops.gather import from_start
 from bridge.ops.native import NativeModule, Taken
 
 MORE: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
@@ -49,6 +50,6 @@ def run_taken(taken: Taken, held: Sequence[Held], *inputs: Any) -> Any:
         return jnp.moveaxis(held[0].call(jnp.moveaxis(value, 1, -1)), -1, 1)
     if module.kind == "BatchNorm":
         return held[0].call(value).astype(value.dtype)
-    if module.kind == "Embed":  # negative indices count from the end
-        return held[0].call(jnp.where(value < 0, value + module.sizes[0], value))
+    if module.kind == "Embed":
+        return held[0].call(from_start(jnp, value, module.sizes[0]))
     return held[0].call(value)

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from bridge.ops.backend import Array
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
-from bridge.ops.sizes import as_size, as_sizes
+from bridge.ops.sizes import Size, as_size, as_sizes
 
 
 @handles("Gather", versions={1, 11, 13})
@@ -46,18 +47,26 @@ def gather_nd(node: Node, data: Array, indices: Array, *, batch_dims: int = 0) -
     batch = int(np.prod(sizes[:batch_dims]))
     linear = node.xp.reshape(linear_rows(node, indices, indexed), (batch, -1))
     offsets = np.arange(batch, dtype=np.int64)[:, None] * int(np.prod(indexed))
-    linear = linear + node.backend.astype(node.backend.asarray(offsets, like=indices), node.backend.dtype(indices))
+    offsets = node.backend.astype(node.backend.asarray(offsets, like=indices), node.backend.dtype(indices))
+    linear = placed(node.xp, linear, int(np.prod(indexed)), linear + offsets, batch * int(np.prod(indexed)))
     rest = sizes[batch_dims + depth :]
     flat = node.xp.reshape(data, (batch * int(np.prod(indexed)), *rest))
     return node.xp.reshape(node.xp.take(flat, node.xp.reshape(linear, (-1,)), axis=0), (*shape[:-1], *rest))
 
 
 def linear_rows(node: Node, indices: Array, sizes: Sequence[int]) -> Array:
-    """The coordinates in the last axis of `indices` as flat positions [n] in axes of these sizes."""
-    strides = [int(np.prod(sizes[at + 1 :])) for at in range(len(sizes))]
-    columns = (_positive(node, indices[..., at], size) * stride
-               for at, (size, stride) in enumerate(zip(sizes, strides, strict=True)))  # fmt: skip
-    return node.xp.reshape(sum(columns), (-1,))
+    """The coordinates in the last axis of `indices` as flat positions [n] in axes of these sizes, past all if out."""
+    total, flat = int(np.prod(sizes)), node.xp.zeros_like(indices[..., 0])
+    for at, size in enumerate(sizes):
+        column = _positive(node, indices[..., at], size)
+        further = placed(node.xp, column, size, flat + column * int(np.prod(sizes[at + 1 :])), total)
+        flat = placed(node.xp, flat, total, further, total)
+    return node.xp.reshape(flat, (-1,))
+
+
+def placed(xp: Any, place: Array, size: Size, result: Array, outside: Size) -> Array:
+    """`result` where `place` is in an axis of this size, `outside` where `from_start` found that it is not."""
+    return xp.where(place < size, result, xp.zeros_like(result) + outside)
 
 
 @handles("ReverseSequence", versions={10})
@@ -85,5 +94,14 @@ def reverse_sequence(
     return result if time_axis == 0 else node.xp.permute_dims(result, (1, 0, *range(2, len(input.shape))))
 
 
-def _positive(node: Node, indices: Array, size: int) -> Array:
-    return node.xp.where(indices < 0, indices + size, indices)
+def _positive(node: Node, indices: Array, size: Size) -> Array:
+    return from_start(node.xp, indices, size)
+
+
+def from_start(xp: Any, indices: Array, size: Size) -> Array:
+    """Places in an axis, none negative; what is out of range is `size`, so that no framework counts it from an end.
+
+    numpy and torch refuse that place, and JAX reads NaN there (the smallest integer of an integer dtype).
+    """
+    places = xp.where(indices < 0, indices + size, indices)
+    return xp.where((places < 0) | (places > size), xp.zeros_like(places) + size, places)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bridge.ops.backend import Array
-from bridge.ops.gather import linear_rows
+from bridge.ops.gather import from_start, linear_rows, placed
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
 
@@ -46,9 +46,10 @@ def scatter_elements(
     for at, count in enumerate(shape):
         if at != axis:
             places = places + np.arange(count).reshape(-1, *[1] * (len(shape) - at - 1)) * strides[at]
-    positive = node.xp.where(indices < 0, indices + sizes[axis], indices) * strides[axis]
+    along = from_start(node.xp, indices, sizes[axis])
     places = node.backend.astype(node.backend.asarray(places, like=data), node.backend.dtype(indices))
-    rows = node.xp.reshape(positive + places, (-1,))
+    rows = placed(node.xp, along, sizes[axis], along * strides[axis] + places, int(np.prod(sizes)))
+    rows = node.xp.reshape(rows, (-1,))
     flat, new = node.xp.reshape(data, (-1,)), node.xp.reshape(updates, (-1,))
     return _scattered(node, flat, rows, new, reduction, sizes)
 

@@ -335,3 +335,14 @@ def test_a_layer_that_is_alone_takes_the_name_of_its_module(paths: Any, expected
 
     nodes = [ir.Node("", "MatMul", []) for _ in paths]
     assert list(layer_paths(dict(zip(nodes, paths, strict=True))).values()) == expected
+
+
+@pytest.mark.parametrize("api", ["nnx", "linen"])
+def test_rows_of_an_embedding_are_counted_from_the_end_once(api: str) -> None:
+    w = Writer()
+    w.output(w.op("Gather", w.constant(draw(9, 3), "table"), w.input("at", "int64", ["batch", "time"])), "y")
+    net, at = bridge.to_flax(graph.to_proto(w.model()), api=api), np.array([[0, -9, 8, -1, 9, -10, 100, -100]])
+    y = np.asarray(net[0].apply(net[1], at) if api == "linen" else net(at))[0]
+    np.testing.assert_array_equal(y[[0, 2]], y[[1, 3]])
+    assert np.isfinite(y[:4]).all()
+    assert np.isnan(y[4:]).all()  # onnxruntime refuses them, which traced code cannot

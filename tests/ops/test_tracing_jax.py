@@ -48,3 +48,23 @@ def test_if_under_jit_takes_either_branch_and_its_gradient() -> None:
     loss = jax.jit(jax.grad(lambda x, p: program({"p": p, "x": x})["y"].sum()))
     np.testing.assert_allclose(loss(x, True), np.exp(x), rtol=1e-6)
     np.testing.assert_array_equal(loss(x, False), [-1, -1])
+
+
+@pytest.mark.parametrize("index", [-5, 4, 100, -100, -4, 3])
+@pytest.mark.parametrize("op", ["Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND"])
+def test_an_index_out_of_range_reads_nan_and_writes_nothing(op: str, index: int) -> None:
+    """onnxruntime refuses it, which traced code cannot; no framework may count it from an end once more."""
+    data, inside = np.arange(12, dtype=np.float32).reshape(4, 3), -4 <= index <= 3
+    shape = {"Gather": [1], "GatherND": [1, 1], "ScatterND": [1, 1]}.get(op, [1, 3])
+    indices = np.full(shape, index, np.int64)
+    updates = [("updates", 1, [1, 3])] if op.startswith("Scatter") else []
+    node = helper.make_node(op, ["data", "indices", *(name for name, *_ in updates)], ["y"])
+    source = model([node], [("data", 1, [4, 3]), ("indices", 7, shape), *updates], [("y", 1)])
+    feeds = {"data": data, "indices": indices} | {name: np.full((1, 3), 9, np.float32) for name, *_ in updates}
+    found = np.asarray(jax.jit(Program(source, JaxBackend()))(feeds)["y"])
+    if not updates:
+        np.testing.assert_array_equal(found, data[index : index + 1 or None] if inside else np.full((1, 3), np.nan))
+    else:
+        expected = data.copy()
+        expected[index if inside else slice(0)] = 9
+        np.testing.assert_array_equal(found, expected)
