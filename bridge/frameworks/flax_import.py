@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -62,6 +62,9 @@ class RecurrentNode:
 class Graph:
     """A compiled ONNX model and the tree of its parameters; static for JAX, equal only to itself.
 
+    Nothing in it changes, so a copy is itself. A pickle holds the ONNX model, which is compiled again by `made_by`,
+    the function of a module that made this: (model, static, remat) -> Graph.
+
     Raises:
         Unsupported: operators that bridge does not carry, all of them named; numbers that JAX would narrow.
     """
@@ -73,7 +76,8 @@ class Graph:
         api: Api,
         reserved: Sequence[str],
         scan_layer: Callable[[str, Any, Mapping[str, np.ndarray], ir.Node], tuple[Any, Callable[..., Any]] | None],
-        remat: int | None = None,
+        remat: int | None,
+        made_by: Callable[[ir.Model, Mapping[str, object] | None, int | None], Graph],
     ) -> None:
         from bridge.graph import fold
         from bridge.ops.backend_jax import JaxBackend
@@ -96,6 +100,19 @@ class Graph:
         """Initialisers that operators read and that a native module holds: its path, and the native name."""
         self.tree: Mapping[str, Any] = tree.root
         self.model = model
+        self._remade = made_by, remaining, remat
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Graph], tuple[Any, ...]]:
+        from bridge.graph import to_proto
+
+        made_by, static, remat = self._remade
+        return _unpickled, (made_by, to_proto(self.model).SerializeToString(), static, remat)
 
     def leaf(self, path: Path) -> Any:
         """What the model itself has at `path`: the cell or array that the module's one was made of."""
@@ -137,6 +154,14 @@ class Graph:
             _CURRENT.reset(token)
         values = tuple(results[name] for name in self.output_names)
         return values[0] if len(values) == 1 else values
+
+
+def _unpickled(
+    made_by: Callable[..., Graph], model: bytes, static: Mapping[str, object] | None, remat: int | None
+) -> Graph:
+    from bridge.graph import as_model
+
+    return made_by(as_model(model), static, remat)
 
 
 class Tree:

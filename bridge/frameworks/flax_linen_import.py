@@ -112,9 +112,14 @@ class Hidden:
 
 def import_pair(model: ir.Model, static: Mapping[str, object] | None, remat: int | None = None) -> Pair:
     """The module and its variables. Raises Unsupported for operators that bridge does not carry, all of them named."""
-    graph = Graph(model, static, "linen", RESERVED, _scan_layer, remat)
+    graph = graph_of(model, static, remat)
     statistics = _statistics(graph.tree)
     return OnnxModule(graph), {PARAMS: _params(graph.tree)} | ({STATISTICS: statistics} if statistics else {})
+
+
+def graph_of(model: ir.Model, static: Mapping[str, object] | None, remat: int | None) -> Graph:
+    """What a linen module holds of a model."""
+    return Graph(model, static, "linen", RESERVED, _scan_layer, remat, graph_of)
 
 
 def _statistics(tree: Mapping[str, Any]) -> dict[str, Any]:

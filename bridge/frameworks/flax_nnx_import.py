@@ -48,7 +48,7 @@ class OnnxModule(nnx.Module):  # type: ignore[misc]
     """
 
     def __init__(self, model: ir.Model, static: Mapping[str, object] | None = None, remat: int | None = None) -> None:
-        self.graph = Graph(model, static, "nnx", RESERVED, lambda *_: None, remat)
+        self.graph = graph_of(model, static, remat)
         grow(self, self.graph.tree)
 
     @property
@@ -77,6 +77,11 @@ class OnnxModule(nnx.Module):  # type: ignore[misc]
         if isinstance(self.graph.leaf(path), NativeModule):
             return held_module(found)
         return found[...] if isinstance(found, nnx.Variable) else held_parameters(found)
+
+
+def graph_of(model: ir.Model, static: Mapping[str, object] | None, remat: int | None) -> Graph:
+    """What an nnx module holds of a model."""
+    return Graph(model, static, "nnx", RESERVED, lambda *_: None, remat, graph_of)
 
 
 def grow(owner: nnx.Module, tree: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -346,3 +348,30 @@ def test_rows_of_an_embedding_are_counted_from_the_end_once(api: str) -> None:
     np.testing.assert_array_equal(y[[0, 2]], y[[1, 3]])
     assert np.isfinite(y[:4]).all()
     assert np.isnan(y[4:]).all()  # onnxruntime refuses them, which traced code cannot
+
+
+def recurrent_graph() -> Any:
+    w = Writer()
+    table, kernel, R = draw(9, 3), draw(1, 8, 3), draw(1, 8, 2)
+    x = w.op("Gather", w.constant(table, "table"), w.input("at", "int64", ["time", "batch"]))
+    y = w.op("LSTM", x, w.constant(kernel, "W"), w.constant(R, "R"), hidden_size=2, name="rnn")
+    w.output(w.op("Mul", y, w.constant(draw(2), "scale")), "y")
+    return graph.to_proto(w.model())
+
+
+def test_a_copy_of_an_nnx_module_has_weights_of_its_own() -> None:
+    net, at = bridge.to_flax(recurrent_graph()), np.array([[0, 3], [8, 1]])
+    before, other = np.asarray(net(at)), copy.deepcopy(net)
+    other.scale[...] = 2 * other.scale[...]
+    np.testing.assert_array_equal(other(at), 2 * before)
+    np.testing.assert_array_equal(net(at), before)
+
+
+def test_a_linen_pair_is_copied_and_pickled() -> None:
+    proto, at = recurrent_graph(), np.array([[0, 3], [8, 1]])
+    net = bridge.to_flax(proto, api="linen", remat=1)
+    expected = np.asarray(net[0].apply(net[1], at))
+    for module, variables in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        np.testing.assert_array_equal(module.apply(variables, at), expected)
+        again = bridge.run(bridge.to_onnx((module, variables)), {"at": at})
+        np.testing.assert_array_equal(again["y"], bridge.run(proto, {"at": at})["y"])
