@@ -20,7 +20,7 @@ A message says where, what, got, expected, and what to do::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -94,3 +94,9 @@ def within(where: str) -> Iterator[None]:
     except BridgeError as error:
         inside = f"{where}: {error.where}" if error.where else where
         raise type(error)(error.what, where=inside, got=error.got, expected=error.expected, do=error.do) from error
+
+
+def check_mapping(value: object, where: str, names: str) -> None:
+    """Raise UsageError where `value` is no mapping from `names`."""
+    if not isinstance(value, Mapping):
+        raise UsageError("no mapping", where=where, got=type(value).__qualname__, expected=f"a dict from {names}")

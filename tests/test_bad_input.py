@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -300,6 +301,24 @@ def test_what_is_no_source_is_refused(source, folder):
 def test_an_unknown_framework_is_refused(framework, folder):
     cell = random_cell("LSTM", 3, 5, np.random.default_rng(0))
     refused(lambda: bridge.build(cell, framework), bridge.UsageError, folder)
+
+
+def wrong_calls() -> dict[str, Callable[[], object]]:
+    """Calls with something that is no mapping, no path, no Cell."""
+    cell, x = random_cell("LSTM", 3, 5, np.random.default_rng(0)), np.zeros((2, 3, 3), np.float32)
+    return {
+        "run, an array": lambda: bridge.run(cell, x), "run, None": lambda: bridge.run(cell, None),
+        "verify, an array": lambda: bridge.verify(cell, "torch", inputs=x),
+        "verify, arrays": lambda: bridge.verify(cell, "torch", inputs=[x]),
+        "static": lambda: bridge.to_torch(cell, static=[1]), "path": lambda: bridge.to_onnx(cell, x),
+        "read_params": lambda: bridge.read_params("torch.LSTM", None),
+        "write_params": lambda: bridge.write_params("torch.LSTM", {"W": cell.W}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", wrong_calls())
+def test_what_is_no_mapping_path_or_cell_is_refused(name, folder):
+    refused(wrong_calls()[name], bridge.UsageError, folder)
 
 
 # ---------------------------------------------------------------------- targets

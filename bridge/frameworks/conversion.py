@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from bridge.cell import Cell
-from bridge.errors import BridgeError, UsageError
+from bridge.errors import BridgeError, UsageError, check_mapping
 from bridge.frameworks.door import Door, ExportOptions
 
 if TYPE_CHECKING:
@@ -155,6 +155,9 @@ def to_onnx(
 
     options = ExportOptions(example=example, dynamic=dynamic, opset=opset, states=states, lengths=lengths,
                             form=form, masks=masks, custom_objects=custom_objects)  # fmt: skip
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        raise UsageError("not a path", where="to_onnx", got=repr(path)[:80],
+                         do="give a path, or None to write nothing; an example as example=")  # fmt: skip
     fresh = isinstance(source, Cell) or door_of(source) is not None  # exported for this call; else the caller's own
     model = to_ir(source, options)
     if path is None:
@@ -183,18 +186,26 @@ def to_flax(
         raise UsageError("unknown api", where="to_flax", got=repr(api), expected="'nnx' or 'linen'")
     if remat is not None and (isinstance(remat, bool) or not isinstance(remat, int) or remat < 1):
         raise UsageError("not a number of time steps", where="to_flax", got=f"remat={remat!r}", expected="1 or more")
+    _check_static(static, "to_flax")
     flax: Any = door(f"flax.{api}")  # the doors of Flax take one option more than Door says
     return flax.import_model(to_ir(source), static, remat)
 
 
 def to_torch(source: object, *, static: Mapping[str, object] | None = None) -> Any:
     """Import `source` into torch: a `torch.nn.Module` with native recurrent layers, called as `to_flax` says."""
+    _check_static(static, "to_torch")
     return door("torch").import_model(to_ir(source), static)
 
 
 def to_keras(source: object, *, static: Mapping[str, object] | None = None) -> Any:
     """Import `source` into Keras 3: a `keras.Model` with native recurrent layers, called as `to_flax` says."""
+    _check_static(static, "to_keras")
     return door("keras").import_model(to_ir(source), static)
+
+
+def _check_static(static: object, where: str) -> None:
+    if static is not None:
+        check_mapping(static, f"{where}, static", "input names to values")
 
 
 def cells(source: object) -> dict[str, Cell]:
@@ -245,6 +256,7 @@ def assign(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:
     if owner is None:
         raise UsageError("takes a live model", where="assign", got=type(model).__qualname__,
                          do="import the file into a framework first")  # fmt: skip
+    check_mapping(mapping, "assign", "paths to cells")
     for path, given in mapping.items():
         _listed(given, f"assign, {path!r}")
     return owner.assign(model, mapping)
@@ -288,6 +300,7 @@ def run(
     """
     from bridge import graph, runtime
 
+    check_mapping(inputs, "run, inputs", "input names to arrays")
     if not isinstance(source, Cell) and door_of(source) is None:
         return dict(runtime.run_model(cast("Any", source), inputs, device=device).outputs)
     model = graph.to_proto(_for_inputs(source, inputs))

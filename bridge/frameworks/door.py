@@ -47,8 +47,8 @@ class ExportOptions:
         if isinstance(self.opset, bool) or not isinstance(self.opset, int) or not (
             OLDEST_OPSET <= self.opset <= NEWEST_OPSET
         ):  # fmt: skip
-            raise UsageError("opset out of range", where="to_onnx", got=self.opset,
-                             expected=f"{OLDEST_OPSET} to {NEWEST_OPSET}")  # fmt: skip
+            raise UsageError("not an opset that is written", where="to_onnx", got=repr(self.opset),
+                             expected=f"an int, {OLDEST_OPSET} to {NEWEST_OPSET}")  # fmt: skip
         choices = {"states": ("zero", "inputs"), "form": ("fused", "scan"), "masks": ("exact", "right")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import BadInput, UsageError
+from bridge.errors import BadInput, UsageError, check_mapping
+from bridge.ops.port import array_like
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -46,6 +47,7 @@ def flax_stream(net: Any, *, states: Mapping[str, str]) -> Any:
     graph: Any = getattr(module, "graph", None)
     if not hasattr(graph, "program"):
         raise UsageError("takes a model that to_flax imported", where="flax_stream", got=type(net).__qualname__)
+    check_mapping(states, "flax_stream, states", "inputs to outputs")
     plan = make_plan(graph, states)
     if pair:
         from bridge.frameworks.flax_linen_stream import LinenStream
@@ -80,7 +82,8 @@ class Plan:
         """The chunks and the initial states of a call, zeros for those not given. Raises as `flax_stream` says."""
         import jax.numpy as jnp
 
-        chunks, given = self._sorted(args, kwargs)
+        named = {name: array_like(value, f"stream, {name}") for name, value in kwargs.items()}
+        chunks, given = self._sorted([array_like(value, "stream") for value in args], named)
         for name, value in chunks.items():
             declared = self.inputs[name].shape
             if declared is not None and len(value.shape) != 1 + len(declared):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bridge.cell import Cell
-from bridge.errors import BadInput, NotRepresentable, Unsupported
+from bridge.errors import BadInput, NotRepresentable, Unsupported, UsageError, check_mapping
 from bridge.layout import reading, writing
 from bridge.layout.columns import Columns, columns
 from bridge.layout.files import catalogue, find
@@ -58,6 +58,7 @@ def read_params(layout: str, params: Mapping[str, object], **options: object) ->
     >>> read_params("torch.RNN", params, nonlinearity="relu").activations
     ('Relu',)
     """
+    check_mapping(params, f"read_params, {layout}", "names to arrays")
     return read_directions(layout, [params], **options)
 
 
@@ -95,6 +96,9 @@ def fit(layout: str, cell: Cell, **options: object) -> writing.Fit:
         NotRepresentable: the layout has no place for something in the cell; `do` names layouts that have.
     """
     row = find(layout)
+    if not isinstance(cell, Cell):
+        raise UsageError("takes a Cell", where=f"write_params, {layout}", got=type(cell).__qualname__,
+                         do="read it with cells(source)")  # fmt: skip
     try:
         planned = writing.plan(row, cell, options)
     except NotRepresentable as refusal:

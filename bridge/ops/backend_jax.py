@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.errors import Unsupported
+from bridge.errors import BadInput, Unsupported
 from bridge.ops.backend import Array, Pads, Shape
 from bridge.ops.sizes import has_symbols
 
@@ -56,8 +56,16 @@ class JaxBackend:
         return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
 
     def dtype(self, value: Array) -> np.dtype[Any]:
-        """The dtype of `value`."""
-        dtype: np.dtype[Any] = np.dtype(value.dtype)
+        """The dtype of `value`.
+
+        Raises:
+            BadInput: an array of another framework.
+        """
+        try:
+            dtype: np.dtype[Any] = np.dtype(value.dtype)
+        except TypeError as error:
+            raise BadInput("an array of another framework", where="jax", got=type(value).__qualname__,
+                           do="give it as numpy: numpy.asarray(array)") from error  # fmt: skip
         return dtype
 
     def astype(self, value: Array, dtype: np.dtype[Any]) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Port:
         Raises:
             BadInput: another rank, size or dtype than the graph declares.
         """
-        array = np.asarray(array) if isinstance(array, list | tuple | int | float) else array
+        array = array_like(array, f"input {self.name!r}")
         if not self._fits(tuple(array.shape)):
             raise BadInput("wrong shape", where=f"input {self.name!r}", got=list(array.shape), expected=self.shown)
         dtype = array.dtype if isinstance(array, np.ndarray) else backend.dtype(array)
@@ -54,3 +54,12 @@ class Port:
         if self.sizes is None:
             return True
         return len(self.sizes) == len(shape) and all(d in (None, s) for d, s in zip(self.sizes, shape, strict=True))
+
+
+def array_like(value: Any, where: str) -> Array:
+    """A call's input as an array of numpy or of a framework. Raises BadInput for what is none."""
+    if isinstance(value, list | tuple | int | float):
+        value = np.asarray(value)
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise BadInput("no array of numbers", where=where, got=type(value).__qualname__, expected="an array")
+    return value

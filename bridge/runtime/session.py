@@ -106,10 +106,8 @@ class Session:
 
 def _shares_int8(model: ir.Model) -> bool:
     """Whether several nodes read the same int8 constant."""
-    import onnx_ir as ir
-
     return any(
-        value.dtype == ir.DataType.INT8 and len(value.uses()) > 1
+        value.dtype is not None and value.dtype.name == "INT8" and len(value.uses()) > 1
         for graph in (model.graph, *model.graph.subgraphs())
         for value in graph.initializers.values()
     )

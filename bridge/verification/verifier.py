@@ -12,7 +12,7 @@ import numpy as np
 
 from bridge import graph, runtime
 from bridge.cell import Cell
-from bridge.errors import UsageError
+from bridge.errors import UsageError, check_mapping
 from bridge.frameworks import conversion
 from bridge.frameworks.door import ExportOptions
 from bridge.graph.interface import Interface
@@ -66,6 +66,11 @@ def verify(
         UsageError: an unknown target, or two sides without a common signature.
         Refused: a side that cannot be carried.
     """
+    if not isinstance(inputs, Mapping | list | tuple | None):
+        raise UsageError("no mapping", where="verify, inputs", got=type(inputs).__qualname__,
+                         expected="a dict from input names to arrays, or a list of dicts")  # fmt: skip
+    for feeds in inputs if isinstance(inputs, list | tuple) else ():
+        check_mapping(feeds, "verify, inputs", "input names to arrays")
     example = None if inputs is None else inputs if isinstance(inputs, Mapping) else next(iter(inputs), None)
     case, notes = _prepare(a, b, device, example)
     if inputs is None:

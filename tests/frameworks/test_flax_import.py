@@ -244,6 +244,20 @@ def test_inputs_by_position_by_name_and_wrong_ones(stack: Any, api: str) -> None
         call(feeds["input"][..., :2], feeds["lengths"])
     with pytest.raises(BadInput, match="wrong dtype"):
         call(feeds["input"].astype(np.float64), feeds["lengths"])
+    for none in (None, "input"):
+        with pytest.raises(BadInput, match="input 'input': no array"):
+            call(none, feeds["lengths"])
+
+
+def test_an_array_of_another_framework_is_refused(stack: Any) -> None:
+    class Tensor:
+        """As torch's, whose dtype is none of numpy's."""
+
+        shape, dtype = (4, 2, 3), object()
+
+    net = flax_nnx.import_model(stack, None)
+    with pytest.raises(BadInput, match="another framework"):
+        net(Tensor(), feeds_of(stack)["lengths"])
 
 
 def test_64_bits_without_x64_are_refused() -> None:

@@ -195,6 +195,10 @@ def test_wrong_calls_are_refused(gru: Any) -> None:
     for args, named in [((), {}), ((CHUNKS["x"],), {}), ((), {**CHUNKS, "k": 1}), (tuple(CHUNKS.values()), CHUNKS)]:
         with pytest.raises(UsageError, match="wrong inputs"):
             stream(*args, **named)
+    with pytest.raises(BadInput, match="stream: no array"):
+        stream(None, CHUNKS["lengths"])
+    with pytest.raises(UsageError, match="no mapping"):
+        stream_of(gru, None, "nnx")
     with pytest.raises(BadInput, match="numbers of chunks"):
         stream(CHUNKS["x"], CHUNKS["lengths"][:2])
     with pytest.raises(BadInput, match=r"(?s)an axis of their own.*\[chunks, time, batch, 3\]"):
