@@ -115,9 +115,10 @@ def parse_static(given: Sequence[str]) -> dict[str, object]:
         try:
             values[name] = json.loads(text)
         except ValueError:
-            found = ""
+            values[name] = None
         if not found or not name or isinstance(values[name], str | dict | None):
-            raise UsageError("no name=value", where="convert --static", got=each, expected="sr=16000, or a=[1, 2]")
+            raise UsageError("no name=value with a number or a list of numbers", where="convert --static", got=each,
+                             expected="sr=16000, or a=[1, 2]")  # fmt: skip
     return values
 
 

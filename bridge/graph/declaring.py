@@ -55,4 +55,17 @@ def with_sizes(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> ir
             raise UsageError("these sizes are not those of the input", where=f"shapes, input {name!r}",
                              got=list(dims), expected="any rank" if found is None else str(found))  # fmt: skip
         declare_shape(inputs[name], dims)
+        settle(model.graph, found, dims)
     return model
+
+
+def settle(graph: ir.Graph, symbols: ir.Shape | None, sizes: Sequence[int | str]) -> None:
+    """Inputs of `graph` have the `sizes` that are numbers wherever they have the same symbols."""
+    import onnx_ir as ir
+
+    known = {dim.value: size for dim, size in zip(symbols or (), sizes, strict=False)
+             if isinstance(dim, ir.SymbolicDim) and dim.value is not None and isinstance(size, int)}  # fmt: skip
+    for value in graph.inputs:
+        if known and value.shape is not None:
+            value.shape = ir.Shape([dim if isinstance(dim, int) else known.get(str(dim.value), dim)
+                                    for dim in value.shape])  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 
 from bridge.cell import GATES
 from bridge.errors import BadInput, MissingExtra, UsageError
+from bridge.graph.declaring import settle
 from bridge.graph.expressions import evaluate, is_expression
 from bridge.graph.functions import inline
 
@@ -114,6 +115,7 @@ def _fix(model: ir.Model, name: str, value: object) -> None:
                          expected=", ".join(str(entry.name) for entry in model.graph.inputs))  # fmt: skip
     array = _fitting(value, found)
     model.graph.inputs.remove(found)
+    settle(model.graph, found.shape, array.shape)
     found.const_value = ir.Tensor(array, name=name)
     found.shape = ir.Shape(array.shape)
     model.graph.register_initializer(found)

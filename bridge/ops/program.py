@@ -146,8 +146,10 @@ def _check_operators(choose: Callable[[ir.Node], object], graph: ir.Graph) -> No
     if missing:
         lines = [f"{op} x{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
                  for op, names in sorted(missing.items())]  # fmt: skip
+        own = any(op.startswith("com.microsoft::") for op in missing)
         raise Unsupported(f"{sum(map(len, missing.values()))} nodes are not carried", where="model",
-                          got="; ".join(lines))  # fmt: skip
+                          got="; ".join(lines), do="take the model as it was before onnxruntime's optimiser, quantised "
+                          "as QuantFormat.QDQ: com.microsoft is its own domain" if own else "")  # fmt: skip
 
 
 def _nodes(graph: ir.Graph, choose: Callable[[ir.Node], object] | None = None) -> Iterator[ir.Node]:

@@ -13,7 +13,7 @@ import pytest
 
 import bridge
 from bridge import graph
-from bridge.errors import Mismatch, Unsupported, UsageError
+from bridge.errors import BadInput, Mismatch, Unsupported, UsageError
 from bridge.frameworks.flax_code import write_code
 from bridge.frameworks.flax_code.emit_elementwise import BINARY, UNARY
 from bridge.frameworks.flax_code.emit_reduction import REDUCTIONS
@@ -110,6 +110,17 @@ def test_sizes_that_are_not_the_inputs_are_refused(shapes: dict[str, Any], tmp_p
     w.output(w.op("Relu", w.input("x", "float32", ["batch", 4])), "y")
     with pytest.raises(UsageError, match="shapes"):
         write_code(w.model(), tmp_path / "code", shapes=shapes)
+
+
+def test_a_size_or_a_value_settles_its_symbol_everywhere(tmp_path: Path) -> None:
+    cell = random_cell("LSTM", 3, 4, np.random.default_rng(0))
+    model = bridge.to_onnx(cell, lengths=True, states="inputs")
+    text = code_of(model, tmp_path / "sizes", shapes={"input": (6, 2, 3)})
+    assert "lengths int32[2]\n        initial_h [1, 2, 4]\n" in text
+    text = code_of(model, tmp_path / "values", static={"lengths": [3, 2]})
+    assert "input [time, 2, 3]\n        initial_h [1, 2, 4]\n" in text
+    with pytest.raises(BadInput, match=r"drawn for the check: input \[5, 2, 3\]"):
+        write_code(model, tmp_path / "long", static={"lengths": [6, 2]})  # the second case has five steps
 
 
 RECURRENT = {

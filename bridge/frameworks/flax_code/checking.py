@@ -87,7 +87,15 @@ def stored_cases(
     feeds = list(given) if given is not None else [made_feeds(model, *sizes) for sizes in SIZES]
     arrays: dict[str, Any] = {"cases": np.asarray(len(feeds))}
     for case, inputs in enumerate(feeds):
-        judged = dict(runtime.run_model(proto, inputs, device="cpu").outputs)
+        try:
+            judged = dict(runtime.run_model(proto, inputs, device="cpu").outputs)
+        except BadInput as refusal:
+            if given is not None:
+                raise
+            sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+            raise BadInput(f"onnxruntime refuses the inputs that were drawn for the check: {sizes}", where="flax-code",
+                           got=refusal.got, do="say sizes with shapes= (--shape), or give inputs=[{name: array}]",
+                           ) from refusal  # fmt: skip
         truth = evaluate(model, inputs)
         if not all(np.isfinite(np.asarray(array, np.float64)).all() for array in truth.values()):
             raise BadInput("an output is not finite: the case proves nothing", where="flax-code",
@@ -119,9 +127,17 @@ def made_feeds(model: ir.Model, batch: int, time: int) -> dict[str, np.ndarray]:
                  for axis, dim in enumerate(value.shape)]  # fmt: skip
         dtype = value.dtype.numpy()
         if value.name == "lengths":
-            feeds[value.name] = np.linspace(1, time, shape[0]).astype(dtype)
+            feeds[value.name] = np.linspace(1, _shortest(model, time), shape[0]).astype(dtype)
         elif dtype.kind == "f":
             feeds[str(value.name)] = rng.standard_normal(shape).astype(dtype)
         else:
             feeds[str(value.name)] = rng.integers(0, 2, shape).astype(dtype)
     return feeds
+
+
+def _shortest(model: ir.Model, time: int) -> int:
+    """How long a sequence may be: `time`, and where no axis is called so, what either axis of a sequence holds."""
+    dims = [list(value.shape) for value in model.graph.inputs if value.shape is not None and len(value.shape) > 1]
+    if any(getattr(dim, "value", None) == "time" for each in dims for dim in each):
+        return time
+    return min([time, *(dim for each in dims for dim in each[:2] if isinstance(dim, int))])
