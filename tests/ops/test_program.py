@@ -137,3 +137,13 @@ def test_a_static_input_leaves_the_signature() -> None:
     program = Program(source, NumpyBackend(), static={"shape": [2, 3]})
     assert program.input_names == ("x",)
     assert program({"x": np.arange(6, dtype=F32)})["y"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(("domain", "advised"), [("com.microsoft", True), ("mine", False)])
+def test_operators_of_onnxruntimes_own_are_told_from_others(domain: str, advised: bool) -> None:
+    node = helper.make_node("BiasGelu", ["x", "b"], ["y"], domain=domain)
+    source = model([node], [("x", 1, [3]), ("b", 1, [3])], [("y", 1)])
+    source.opset_import.append(helper.make_opsetid(domain, 1))
+    with pytest.raises(Unsupported, match=f"{domain}::BiasGelu x1") as refused:
+        Program(source, NumpyBackend())
+    assert ("before onnxruntime's optimiser" in str(refused.value)) == advised
