@@ -320,6 +320,7 @@ def test_every_reduction_and_layer(tmp_path: Path) -> None:
     grouped = w.op("Conv", made["conv"], weight(6, 2, 1, 2), group=2, dilations=[1, 2], auto_pad="VALID")
     variance = w.constant(rng.uniform(0.5, 2, 6).astype(np.float32))
     made["batch"] = w.op("BatchNormalization", grouped, weight(6), weight(6), weight(6), variance, epsilon=1e-3)
+    made["instance"] = w.op("InstanceNormalization", made["conv"], weight(4), weight(4), epsilon=1e-3)
     made["up"] = w.op("ConvTranspose", image, weight(1, 3, 4, 3), weight(3), strides=[2, 3], pads=[1, 0, 2, 1],
                       dilations=[2, 1], output_padding=[1, 0])  # fmt: skip
     made["cut"] = w.op("ConvTranspose", made["up"], weight(3, 2, 1, 2), pads=[1, 0, 0, 1])
@@ -327,8 +328,26 @@ def test_every_reduction_and_layer(tmp_path: Path) -> None:
         w.output(value, f"y_{name}")
     text = code_of(w.model(), tmp_path / "code")
     assert text.count("nnx.ConvTranspose(") == 2
+    assert [text.count(f"nnx.{kind}Norm(") for kind in ("Batch", "Instance", "Layer")] == [1] * 3
     assert text.count("nnx.Linear(") == 3
     assert "use_bias=False" in text
+
+
+def test_norms_of_the_newer_opsets(tmp_path: Path) -> None:
+    import onnx
+
+    rng = np.random.default_rng(1)
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 23]>
+    g (float[batch, 6, time] x) => (float[batch, 6, time] y, float[batch, time, 6] z) {
+      y = GroupNormalization <num_groups = 3> (x, scale, bias)
+      last = Transpose <perm = [0, 2, 1]> (x)
+      z = RMSNormalization <epsilon = 0.001> (last, scale)
+    }""")
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(rng.standard_normal(6).astype(np.float32), name)
+                                   for name in ("scale", "bias"))  # fmt: skip
+    text = code_of(model, tmp_path / "code")
+    assert "nnx.GroupNorm(6, num_groups=3" in text
+    assert "nnx.RMSNorm(6, epsilon=0.001" in text
 
 
 def test_every_pooling(tmp_path: Path) -> None:

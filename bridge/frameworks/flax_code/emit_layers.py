@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from bridge.frameworks.flax_code.code import literal, shape_text
-from bridge.frameworks.flax_code.emit_shape import rank_of
+from bridge.frameworks.flax_code.emit_shape import rank_of, size
 from bridge.frameworks.flax_code.layers import Layer
 from bridge.frameworks.flax_code.operands import Dims, Operand, Tensor
 from bridge.frameworks.flax_code.registry import emits
 from bridge.frameworks.flax_code.site import Site
+
+EXACT: Final = ("use_fast_variance=False", "rngs=rngs")
+"""Flax subtracts squares to find the variance unless told otherwise; ONNX squares the differences."""
 
 
 @emits("MatMul")
@@ -183,11 +186,55 @@ def batch_normalization(site: Site, X: Operand, scale: Operand, B: Operand, mean
     weights = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
     arguments = [str(weights["scale"].size), "use_running_average=True", f"momentum={literal(np.float32(momentum))}",
                  f"epsilon={literal(np.float32(epsilon))}", "rngs=rngs"]  # fmt: skip
-    layer = site.code.layer(site.layer_name("norm", 1, 2), "nnx.BatchNorm", arguments, weights)
+    return _on_channels(site, X, site.code.layer(site.layer_name("norm", 1, 2), "nnx.BatchNorm", arguments, weights))
+
+
+def _on_channels(site: Site, X: Tensor, layer: Layer) -> Operand:
+    """A layer that has its channels last, of a tensor [N, C, ...]."""
     rank = rank_of(site, X)
     last = site.code.view(X, (0, *range(2, rank), 1))
     y = site.code.assign(f"{layer_call(layer)}({site.ref(last)})", last.dims, site.dtype())
     return site.code.view(y, (0, rank - 1, *range(1, rank - 1)))
+
+
+@emits("InstanceNormalization")
+def instance_normalization(site: Site, input: Operand, scale: Operand, B: Operand, *,  # noqa: A002
+                           epsilon: float = 1e-5) -> Operand:  # fmt: skip
+    """nnx.InstanceNorm."""
+    if not isinstance(input, Tensor) or not isinstance(scale, np.ndarray) or not isinstance(B, np.ndarray):
+        site.refuse("InstanceNormalization whose weights are not constant")
+    arguments = [str(scale.size), f"epsilon={literal(np.float32(epsilon))}", *EXACT]
+    weights = {"scale": scale, "bias": B}
+    return _on_channels(
+        site, input, site.code.layer(site.layer_name("norm", 1, 2), "nnx.InstanceNorm", arguments, weights)
+    )
+
+
+@emits("GroupNormalization")
+def group_normalization(site: Site, X: Operand, scale: Operand, bias: Operand, *, epsilon: float = 1e-5,
+                        num_groups: int, stash_type: int = 1) -> Operand:  # fmt: skip
+    """nnx.GroupNorm."""
+    if not isinstance(X, Tensor) or not isinstance(scale, np.ndarray) or not isinstance(bias, np.ndarray):
+        site.refuse("GroupNormalization whose weights are not constant")
+    channels = size(site, X, 1)
+    if stash_type != 1 or channels != scale.size:
+        site.refuse("GroupNormalization with a scale for each group, as before opset 21, or in another precision")
+    arguments = [str(channels), f"num_groups={num_groups}", f"epsilon={literal(np.float32(epsilon))}", *EXACT]
+    weights = {"scale": scale, "bias": bias}
+    return _on_channels(site, X, site.code.layer(site.layer_name("norm", 1, 2), "nnx.GroupNorm", arguments, weights))
+
+
+@emits("RMSNormalization")
+def rms_normalization(site: Site, X: Operand, scale: Operand, *, axis: int = -1, epsilon: float = 1e-5,
+                      stash_type: int = 1) -> Operand:  # fmt: skip
+    """nnx.RMSNorm over the last axis."""
+    if not isinstance(X, Tensor) or not isinstance(scale, np.ndarray) or stash_type != 1:
+        site.refuse("RMSNormalization whose weights are not constant, or in another precision")
+    if axis % rank_of(site, X) != rank_of(site, X) - 1 or scale.ndim != 1:
+        site.refuse("RMSNormalization over more than the last axis")
+    arguments = [str(scale.size), f"epsilon={literal(np.float32(epsilon))}", "rngs=rngs"]
+    layer = site.code.layer(site.layer_name("norm", 1), "nnx.RMSNorm", arguments, {"scale": scale})
+    return site.on_last_axis(X, lambda text: f"{layer_call(layer)}({text})")
 
 
 @emits("LayerNormalization")
@@ -198,10 +245,11 @@ def layer_normalization(site: Site, X: Operand, Scale: Operand, B: Operand = Non
         site.refuse("LayerNormalization whose weights are not constant")
     if axis % rank_of(site, X) != rank_of(site, X) - 1 or stash_type != 1 or site.used(1) or site.used(2):
         site.refuse("LayerNormalization over more than the last axis, or whose statistics are read")
-    arguments = [str(Scale.size), f"epsilon={literal(np.float32(epsilon))}"]
-    arguments += [] if B is not None else ["use_bias=False"]
+    arguments = [
+        str(Scale.size),
+        f"epsilon={literal(np.float32(epsilon))}",
+        *([] if B is not None else ["use_bias=False"]),
+    ]
     weights = {"scale": Scale} | ({} if B is None else {"bias": B})
-    layer = site.code.layer(site.layer_name("norm", 1, 2), "nnx.LayerNorm", [*arguments, "rngs=rngs"], weights)
-    # Flax subtracts squares to find the variance unless told otherwise; ONNX squares the differences.
-    layer.arguments.insert(-1, "use_fast_variance=False")
+    layer = site.code.layer(site.layer_name("norm", 1, 2), "nnx.LayerNorm", [*arguments, *EXACT], weights)
     return site.on_last_axis(X, lambda text: f"{layer_call(layer)}({text})")
