@@ -17,7 +17,9 @@ from jsonschema import Draft202012Validator
 
 import bridge
 from bridge.cli import main
+from bridge.ops.program import evaluate
 from tests.cells import random_cell
+from tests.tolerances import assert_within_referee_bound
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,6 +97,39 @@ def test_convert_to_arrays_of_another_framework(model: Path, tmp_path: Path) -> 
         params = {name.removeprefix("l0."): arrays[name] for name in arrays}
     cell = bridge.read_params("flax.linen.GRUCell", params)
     assert np.array_equal(cell.W, bridge.cells(model)["l0"].W)
+
+
+STACKS = [
+    (".pt", "LSTM", {}), (".onnx", "LSTM", {}), (".pt", "LSTM", {"num_layers": 2, "bidirectional": True}),
+    (".pt", "LSTM", {"bias": False}), (".pt", "GRU", {}), (".pt", "RNN", {}),
+    (".onnx", "RNN", {"nonlinearity": "relu", "num_layers": 2, "bidirectional": True}),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")  # Keras, as it saves
+@pytest.mark.parametrize(("suffix", "kind", "options"), STACKS, ids=str)
+def test_convert_of_a_bare_stack_gives_native_keras_layers(
+    suffix: str, kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Keras' LSTM and SimpleRNN have one bias and torch's have two: their rounded sum is no other function."""
+    import keras
+    import torch
+
+    source, target = tmp_path / f"stack{suffix}", tmp_path / "stack.keras"
+    torch.manual_seed(0)
+    layer = getattr(torch.nn, kind)(4, 5, batch_first=True, **options)
+    if suffix == ".pt":
+        torch.save(layer.state_dict(), source)
+    else:
+        bridge.to_onnx(layer, source)
+    done = call("convert", source, target)
+    assert done.returncode == 0, done.stderr
+    found = keras.saving.load_model(target)
+    assert all(type(one).__module__.startswith("keras.") for one in found.layers)
+    x = np.random.default_rng(0).standard_normal((3, 6, 4)).astype(np.float32)
+    model = bridge.to_onnx(layer)
+    expected, referee = bridge.run(model, {"input": x})["output"], evaluate(model, {"input": x})["output"]
+    assert_within_referee_bound(found(x), expected, referee)
 
 
 def test_an_existing_target_is_kept_unless_overwrite_is_said(weights: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 from bridge.cell import Cell
 from bridge.errors import BadInput, NotRepresentable, Refused, UsageError
 from bridge.frameworks import conversion
+from bridge.graph.finding import INPUTS
 from bridge.graph.interface import Interface, arranged, neutral
 from bridge.layout import fit, layouts, op_of
 from bridge.layout.holding import holding
@@ -222,8 +223,24 @@ def _save_keras(source: str, found: Mapping[str, Cell], target: Path) -> None:
     if not found:
         raise NotRepresentable("there is no recurrent layer to write", where=source)
     model = keras_save.sequential(list(found.values()))
-    check_same_function(conversion.to_ir(source), conversion.to_ir(model), source)
+    check_same_function(conversion.to_ir(source), with_biases(conversion.to_ir(model), found.values()), source)
     keras_save.save(model, target)
+
+
+def with_biases(model: ir.Model, found: Iterable[Cell]) -> ir.Model:
+    """`model` with the biases of `found` in its recurrent nodes, in order.
+
+    A layer with one bias holds the sum of the operator's two, rounded to its dtype. That rounding is right and is no
+    other function, but two graphs can be told apart by it.
+    """
+    from bridge.graph import recurrent_nodes
+    from bridge.graph.updating import with_weights
+
+    # A Scan (float64) keeps its own: evaluated in float64, its sum is rounded as every other one.
+    biases = {str(node.name): {INPUTS.index("B"): cell.B}
+              for (_, node, _, _), cell in zip(recurrent_nodes(model), found, strict=True)
+              if cell.B is not None and node.op_type != "Scan"}  # fmt: skip
+    return with_weights(model, {}, biases)
 
 
 def check_same_function(first: ir.Model, second: ir.Model, where: str) -> None:
