@@ -103,6 +103,7 @@ STACKS = [
     (".pt", "LSTM", {}), (".onnx", "LSTM", {}), (".pt", "LSTM", {"num_layers": 2, "bidirectional": True}),
     (".pt", "LSTM", {"bias": False}), (".pt", "GRU", {}), (".pt", "RNN", {}),
     (".onnx", "RNN", {"nonlinearity": "relu", "num_layers": 2, "bidirectional": True}),
+    (".onnx", "LSTM", {"dtype": "float64", "num_layers": 2}), (".onnx", "GRU", {"dtype": "float16"}),
 ]  # fmt: skip
 
 
@@ -117,7 +118,8 @@ def test_convert_of_a_bare_stack_gives_native_keras_layers(
 
     source, target = tmp_path / f"stack{suffix}", tmp_path / "stack.keras"
     torch.manual_seed(0)
-    layer = getattr(torch.nn, kind)(4, 5, batch_first=True, **options)
+    dtype = options.get("dtype", "float32")
+    layer = getattr(torch.nn, kind)(4, 5, batch_first=True, **{**options, "dtype": getattr(torch, dtype)})
     if suffix == ".pt":
         torch.save(layer.state_dict(), source)
     else:
@@ -126,7 +128,7 @@ def test_convert_of_a_bare_stack_gives_native_keras_layers(
     assert done.returncode == 0, done.stderr
     found = keras.saving.load_model(target)
     assert all(type(one).__module__.startswith("keras.") for one in found.layers)
-    x = np.random.default_rng(0).standard_normal((3, 6, 4)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((3, 6, 4)).astype(dtype)
     model = bridge.to_onnx(layer)
     expected, referee = bridge.run(model, {"input": x})["output"], evaluate(model, {"input": x})["output"]
     assert_within_referee_bound(found(x), expected, referee)

@@ -21,7 +21,7 @@ def sequential(cells: Sequence[Cell]) -> Any:
 
     layers = build(list(cells), False)
     stacked = list(layers.layers) if isinstance(layers, keras.Sequential) else [layers]
-    return keras.Sequential([keras.Input((None, cells[0].input_size)), *stacked])
+    return keras.Sequential([keras.Input((None, cells[0].input_size), dtype=cells[0].dtype.name), *stacked])
 
 
 def save(model: Any, target: Path) -> None:
