@@ -15,7 +15,7 @@ PACKAGE = ROOT / "bridge"
 
 LAYERS = (
     ("cli", "__main__", "demo", "doctor"),
-    ("verification", "frameworks", "nnx", "fetch", "known_models"),
+    ("verification", "frameworks", "nnx", "keras", "fetch", "known_models"),
     ("runtime", "ops", "graph"),
     ("layout", "reference"),
     ("cell", "schema_files"),

@@ -48,7 +48,7 @@ def open_file(path: str, custom_objects: Mapping[str, type] | None) -> Loaded:
     _check_archive(path, custom_objects or {})
     import keras
 
-    from bridge.frameworks import keras_cells, keras_legacy_functions  # noqa: F401 (registered with Keras by importing)
+    from bridge.frameworks import keras_registered  # noqa: F401 (registered with Keras by importing)
 
     try:
         with no_copy_warning():

@@ -72,6 +72,7 @@ def _by_keras(path: str, document: Any, custom_objects: Mapping[str, Any] | None
     """A file of Keras 3 itself, once nothing in it is code."""
     import keras
 
+    from bridge.frameworks import keras_registered  # noqa: F401 (registered with Keras by importing)
     from bridge.frameworks.keras_read import no_copy_warning
 
     check_classes(document, path, custom_objects or {})

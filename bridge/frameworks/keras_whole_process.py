@@ -104,6 +104,7 @@ def answer(folder: Path) -> None:
     try:
         import keras
 
+        from bridge.frameworks import keras_registered  # noqa: F401 (registered with Keras by importing)
         from bridge.frameworks.keras_whole_trace import FAILURES, trace
 
         classes: dict[str, Any] = {}

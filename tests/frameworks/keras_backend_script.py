@@ -30,6 +30,7 @@ from tests.frameworks.keras_cases import (
     numpy,
     onnxruntime_outputs,
 )
+from tests.frameworks.keras_return_cases import stack
 from tests.tolerances import assert_within_referee_bound
 
 SHAPE_2D = (None, None, 4, 5, 2)
@@ -122,8 +123,17 @@ def check_whole(rng: np.random.Generator) -> None:
     assert_export_agrees(model, rng, states="inputs")
 
 
+def check_nested(rng: np.random.Generator) -> None:
+    """An imported graph inside the caller's own model, which the process on TensorFlow makes again."""
+    imported = door.import_model(stack("LSTM", "bidirectional"))
+    x = keras.Input((None, INPUTS), name="x")
+    assert_export_agrees(filled(keras.Model(x, layers.Dense(2, name="head")(imported(x)[0])), rng), rng)
+
+
+CHECKS = (check_exports, check_imports, check_own_cell, check_training, check_float64, check_whole, check_nested)
+
 if __name__ == "__main__":
     random = np.random.default_rng(3)
-    for check in (check_exports, check_imports, check_own_cell, check_training, check_float64, check_whole):
+    for check in CHECKS:
         check(random)
         print(BACKEND, check.__name__)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CHECKS = ("check_exports", "check_imports", "check_own_cell", "check_training", "check_float64", "check_whole")
+CHECKS = ("check_exports", "check_imports", "check_own_cell", "check_training", "check_float64", "check_whole",
+          "check_nested")  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

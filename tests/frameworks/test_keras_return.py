@@ -19,6 +19,7 @@ from bridge.errors import BadInput, Unsupported, UsageError
 from bridge.frameworks import keras as door
 from bridge.frameworks.door import ExportOptions
 from bridge.graph import Writer, as_model
+from bridge.ops.program import evaluate
 from tests.cells import random_cell
 from tests.frameworks.keras_cases import filled, numpy
 from tests.frameworks.keras_return_cases import (
@@ -34,6 +35,7 @@ from tests.frameworks.keras_return_cases import (
     stack,
 )
 from tests.models import inside, model_file
+from tests.tolerances import assert_within_referee_bound
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings(
@@ -136,6 +138,47 @@ def test_a_fine_tuned_model_exports_its_present_weights(tmp_path: Path) -> None:
     loaded = keras.saving.load_model(tmp_path / "tuned.keras")
     np.testing.assert_array_equal(numpy(loaded(**feeds)), numpy(imported(**feeds)))
     assert bridge.cells(imported) == bridge.cells(now)
+
+
+def in_another_process(*words: object) -> None:
+    """Python with these arguments, on this process' backend of Keras."""
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=600,
+                          env={**os.environ, "KERAS_BACKEND": keras.backend.backend()}, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray], np.ndarray]:
+    """An imported model in a file, with other weights than its graph had; inputs, and what it computes of them."""
+    imported = bridge.to_keras(classifier())
+    for weight in imported.weights:
+        weight.assign(numpy(weight) * 0.5 + 0.1)
+    path = tmp_path_factory.mktemp("saved") / "imported.keras"
+    imported.save(path)
+    feeds = feeds_of(classifier())
+    return path, feeds, numpy(imported(**feeds))
+
+
+def test_a_saved_import_loads_where_bridge_keras_is_imported(saved: Any, tmp_path: Path) -> None:
+    path, feeds, expected = saved
+    np.savez(tmp_path / "feeds.npz", **feeds)
+    in_another_process(
+        "-c",
+        "import sys, keras, numpy, bridge.keras\n"
+        "model = keras.saving.load_model(sys.argv[1])\n"
+        "numpy.save(sys.argv[3], keras.ops.convert_to_numpy(model(**numpy.load(sys.argv[2]))))",
+        path, tmp_path / "feeds.npz", tmp_path / "outputs.npy",
+    )  # fmt: skip
+    np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), expected)
+
+
+def test_the_command_reads_a_saved_import(saved: Any, tmp_path: Path) -> None:
+    path, feeds, expected = saved
+    in_another_process("-m", "bridge", "convert", path, tmp_path / "model.onnx")
+    model = as_model(str(tmp_path / "model.onnx"))
+    (actual,) = bridge.run(tmp_path / "model.onnx", feeds).values()
+    (referee,) = evaluate(model, feeds).values()
+    assert_within_referee_bound(expected, actual, referee)
 
 
 def test_a_weight_that_two_nodes_read_stays_one() -> None:
