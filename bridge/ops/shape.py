@@ -268,7 +268,8 @@ def cast_like(node: Node, input: Array, target_type: Array, *, round_mode: str =
 
 def _cast(node: Node, data: Array, dtype: np.dtype[Any]) -> Array:
     if dtype.kind == "b":
-        return data != 0
+        # TensorFlow compares no bool with a number.
+        return data if node.backend.dtype(data).kind == "b" else data != 0
     return node.backend.astype(data, dtype)
 
 

@@ -119,6 +119,8 @@ def _shapes(rng: np.random.Generator) -> Iterator[Row]:
                                       for name, value in {"start": 1, "limit": 8, "delta": 3}.items()})  # fmt: skip
     yield Row("Cast", {"input": x * 10}, {"to": onnx.TensorProto.INT32})
     yield Row("Cast", {"input": x}, {"to": onnx.TensorProto.FLOAT16})
+    for values in (np.round(x), x > 0):
+        yield Row("Cast", {"input": values}, {"to": onnx.TensorProto.BOOL})
     yield Row("CastLike", {"input": x * 10, "target_type": np.zeros(1, np.int32)})
     yield Row("Dropout", {"data": x}, outputs=2)
     yield Row("Dropout", {"data": x}, {"ratio": 0.4}, opset=10)
