@@ -43,6 +43,28 @@ class _Namespace:
         size = int(x.shape[axis])
         return size - 1 - keras.ops.flip(keras.ops.argsort(keras.ops.flip(x, axis=axis), axis=axis), axis=axis)
 
+    def argmax(self, x: Array, axis: int, keepdims: bool) -> Array:
+        """Where the largest element is, the first of equals; keras.ops has -0.0 below 0.0 on jax and tensorflow."""
+        return self._extreme("argmax", x, axis, keepdims)
+
+    def argmin(self, x: Array, axis: int, keepdims: bool) -> Array:
+        """Where the smallest element is; see `argmax`."""
+        return self._extreme("argmin", x, axis, keepdims)
+
+    def _extreme(self, name: str, x: Array, axis: int, keepdims: bool) -> Array:
+        import keras
+
+        if keras.backend.backend() == "jax":
+            from bridge.ops.backend_jax import JaxBackend
+
+            return getattr(JaxBackend().xp, name)(x, axis=axis, keepdims=keepdims)
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            indices = getattr(tf.math, name)(x, axis=axis, output_type=tf.int32)
+            return tf.expand_dims(indices, axis) if keepdims else indices
+        return getattr(keras.ops, name)(x, axis=axis, keepdims=keepdims)
+
     def _of_two(self, name: str, a: Array, b: Array, first: Array) -> Array:
         import keras
 

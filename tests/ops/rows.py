@@ -86,6 +86,9 @@ def _logic(rng: np.random.Generator) -> Iterator[Row]:
     for op in ("ArgMax", "ArgMin"):
         yield Row(op, {"data": a.astype(F32)}, {"axis": 1})
         yield Row(op, {"data": a.astype(F32)}, {"axis": -2, "keepdims": 0, "select_last_index": 1})
+        for last in (0, 1):  # zeros of either sign are equal
+            yield Row(op, {"data": np.array([[-0.0, 0.0, -0.0], [0.0, -0.0, 0.0]], F32)},
+                      {"axis": 1, "select_last_index": last})  # fmt: skip
 
 
 def _shapes(rng: np.random.Generator) -> Iterator[Row]:
