@@ -339,6 +339,9 @@ def _check_dtypes(layer: Any, cell: Any, where: str) -> None:
             f"the layer's dtype is {cell.kernel.dtype}, and its backend holds narrower numbers", where=where,
             do='enable them: jax.config.update("jax_enable_x64", True)')  # fmt: skip
     dtypes = {layer.compute_dtype, layer.variable_dtype, cell.compute_dtype, cell.variable_dtype}
+    if "bfloat16" in dtypes:
+        raise Unsupported(f"dtype policy {cell.dtype_policy.name!r}: no kernel of onnxruntime computes bfloat16",
+                          where=where, do="build the layer with the policy float32 and the same weights")  # fmt: skip
     if len(dtypes) != 1:
         raise Unsupported(
             f"dtype policy {cell.dtype_policy.name!r} mixes dtypes, and rounds where ONNX would not", where=where,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from bridge.errors import MissingExtra, Unsupported, UsageError
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 
 RESHAPED: Final = ("DFT", "GridSample", "GroupNormalization")
 """Operators that mean something else from opset 20 or 21 on than in the opset that tf2onnx writes."""
+
+
+NARROW: Final = MappingProxyType({
+    "float16": "onnxruntime 1.31.1 ends the process on float16 where a Transpose goes into a MatMul, and rounds "
+    "elsewhere than Keras",
+    "bfloat16": "no kernel of onnxruntime computes bfloat16",
+})  # fmt: skip
+"""Why a layer that computes in this dtype is no part of a whole model."""
 
 
 INSTEAD: Final = "write the layer with keras.ops that ONNX has, or export the part around it"
@@ -89,10 +98,9 @@ def _layers(model: Any, options: ExportOptions) -> tuple[list[tuple[str, tuple[L
 def _check_dtypes(model: Any) -> None:
     """Refuse what onnxruntime does not survive, or rounds elsewhere than Keras."""
     for path, layer in keras_graph.all_layers(model):
-        if layer.compute_dtype in ("float16", "bfloat16"):
+        if layer.compute_dtype in NARROW:
             raise Unsupported(f"a layer in {layer.compute_dtype} (dtype policy {layer.dtype_policy.name!r})",
-                              where=f"{path} ({type(layer).__name__})", got="onnxruntime 1.31.1 ends the process on "
-                              "float16 where a Transpose goes into a MatMul, and rounds elsewhere than Keras",
+                              where=f"{path} ({type(layer).__name__})", got=NARROW[layer.compute_dtype],
                               do="build the model with the policy float32 and the same weights")  # fmt: skip
 
 

@@ -283,6 +283,7 @@ REFUSALS = {
     "an overridden call": (lambda: Changed(2), Unsupported, "overrides call"),
     "stacked cells": (lambda: layers.RNN([layers.LSTMCell(2)]), Unsupported, "StackedRNNCells"),
     "mixed precision": (lambda: layers.LSTM(2, dtype="mixed_float16"), Unsupported, "mixes dtypes"),
+    "mixed bfloat16": (lambda: layers.LSTM(2, dtype="mixed_bfloat16"), Unsupported, "computes bfloat16"),
     "no expression": (lambda: layers.LSTM(2, activation="sparsemax"), Unsupported, "'sparsemax' has no ONNX"),
     "gelu in float64": (lambda: layers.GRU(2, activation="gelu", dtype="float64"), Unsupported, "Erf"),
 }

@@ -120,6 +120,17 @@ def test_the_example_gives_a_subclassed_model_its_inputs() -> None:
     assert [value.name for value in proto.graph.output] == ["mean", "tags"]
 
 
+@pytest.mark.parametrize(("policy", "reason"), [
+    ("mixed_float16", "where a Transpose goes into a MatMul"),
+    ("mixed_bfloat16", "no kernel of onnxruntime computes bfloat16"),
+])  # fmt: skip
+def test_a_narrow_dtype_is_refused_with_its_own_reason(policy: str, reason: str) -> None:
+    model = keras.Sequential([keras.Input((None, 3)), layers.Conv1D(4, 3, dtype=policy), layers.LSTM(2)])
+    with pytest.raises(Unsupported, match=f"dtype policy '{policy}'") as caught:
+        bridge.to_onnx(model)
+    assert reason in str(caught.value)
+
+
 def test_calls_that_cannot_be_are_refused() -> None:
     model = ValueDependent(name="dependent")
     with pytest.raises(BadInput, match="no weights yet"):
