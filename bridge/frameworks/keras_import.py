@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.cell import Cell
-from bridge.errors import BadInput
+from bridge.errors import BadInput, Unsupported
 from bridge.frameworks import keras_build
 from bridge.frameworks.keras_activations import function_of
 from bridge.frameworks.keras_scan import LAYER, OWN_LAYOUTS, from_convolution
@@ -29,7 +29,7 @@ def import_model(model: ir.Model, static: Mapping[str, object] | None) -> Any:
     """A keras.Model that computes what `model` computes. See `bridge.frameworks.keras.import_model`.
 
     Raises:
-        Unsupported: operators that are not carried.
+        Unsupported: operators that are not carried, or an input in float64.
     """
     from bridge import graph
     from bridge.frameworks.keras_functional import NotFunctional, Tensors
@@ -38,6 +38,7 @@ def import_model(model: ir.Model, static: Mapping[str, object] | None) -> Any:
 
     model = graph.fold(graph.as_model(model), static)
     left = {name: value for name, value in (static or {}).items() if name in [one.name for one in model.graph.inputs]}
+    _check_inputs(model, left)
     title = keras_name(model.graph.name or "") or "model"
     typed = graph.with_types(model)
     names = Names()
@@ -55,6 +56,16 @@ def import_model(model: ir.Model, static: Mapping[str, object] | None) -> Any:
     for holder in (*tensors.operators.values(), *tensors.shared.values()):
         imported.origin.plain.update(holder.own)
     return imported
+
+
+def _check_inputs(model: ir.Model, static: Mapping[str, object]) -> None:
+    # Refused before the first call, which could only fail: see KerasBackend.
+    for value in model.graph.inputs:
+        double = value.dtype is not None and value.dtype.name == "DOUBLE"
+        if double and value.name not in static and value.name not in model.graph.initializers:
+            raise Unsupported("keras.ops narrows float64 silently on some of its backends", where="to_keras",
+                              got=f"input {value.name!r} in float64",
+                              do="export the model in float32, or import it with to_torch")  # fmt: skip
 
 
 def _program(model: ir.Model, layers: Mapping[str, Any], static: Mapping[str, object]) -> Any:

@@ -13,8 +13,9 @@ import pytest
 from keras import layers
 
 from bridge.cell import Cell
-from bridge.errors import BadInput, NotRepresentable, UsageError
+from bridge.errors import BadInput, NotRepresentable, Unsupported, UsageError
 from bridge.frameworks import keras as door
+from bridge.frameworks.conversion import to_ir
 from bridge.frameworks.door import ExportOptions
 from bridge.graph import Writer
 from bridge.ops.program import evaluate
@@ -152,6 +153,13 @@ def test_a_constant_initial_state_is_trainable(rng: np.random.Generator) -> None
         assert_within_referee_bound(numpy(output), expected[name], referee[name])
     assert {"n.initial_h", "n.initial_c"} <= {variable.name for variable in imported.trainable_variables}
     assert type(imported.recurrent[0]) is layers.LSTM
+
+
+def test_a_float64_model_is_refused_before_it_is_called(rng: np.random.Generator) -> None:
+    model = to_ir(random_cell("LSTM", 4, 3, rng, dtype="float64"))
+    with pytest.raises(Unsupported, match="float64 silently") as caught:
+        door.import_model(model)
+    assert caught.value.got == "input 'input' in float64"
 
 
 def test_two_nodes_on_the_same_weights_stay_one_layer(rng: np.random.Generator) -> None:
