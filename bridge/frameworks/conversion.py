@@ -198,7 +198,14 @@ def to_torch(source: object, *, static: Mapping[str, object] | None = None) -> A
 
 
 def to_keras(source: object, *, static: Mapping[str, object] | None = None) -> Any:
-    """Import `source` into Keras 3: a `keras.Model` with native recurrent layers, called as `to_flax` says."""
+    """Import `source` into Keras 3: a `keras.Model` with native recurrent layers, called as `to_flax` says.
+
+    Outputs are those of the graph, in the order of time for a layer that runs backwards too; the Keras layer inside
+    gives them last step first. A process that loads the saved model imports `bridge.keras` before.
+
+    Raises:
+        Unsupported: operators that bridge does not carry, all of them named; an input in float64.
+    """
     _check_static(static, "to_keras")
     return door("keras").import_model(to_ir(source), static)
 
@@ -269,6 +276,10 @@ def build(
     own_cells: bool = False,
 ) -> Any:
     """The bare native layer (a stack for several cells) of a framework; linen gives (module, variables).
+
+    Outputs of a cell with direction="reverse" are in the order of time in ONNX. In Keras they are not: its layer
+    (go_backwards=True) gives them in the order in which it computes them, last step first, and the next layer of a
+    stack reads them so. A Keras Bidirectional puts those of its backward layer in the order of time.
 
     Raises:
         NotRepresentable: the framework has no place for a cell, and `own_cells` is False.

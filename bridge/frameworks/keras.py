@@ -91,6 +91,9 @@ def assign(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:
 def build(cells: Sequence[Cell], own_cells: bool = False) -> Any:
     """A native layer with return_sequences=True; Bidirectional for two directions, Sequential for several cells.
 
+    A layer of a reverse cell has go_backwards=True, and its outputs are in the order of computation: last step first.
+    In a Sequential the next layer reads them in that order.
+
     Raises:
         NotRepresentable: the native layer has no place for the cell, and `own_cells` is False.
     """
