@@ -134,6 +134,13 @@ def test_convert_of_a_bare_stack_gives_native_keras_layers(
     assert_within_referee_bound(found(x), expected, referee)
 
 
+def test_convert_says_what_takes_a_model_that_is_no_stack(model: Path, tmp_path: Path) -> None:
+    refused = document(call("convert", model, tmp_path / "model.keras", "--json"), "error")
+    assert (refused["error"], refused["exit_code"]) == ("NotRepresentable", 3)
+    assert "several inputs" in refused["message"]
+    assert "bridge.to_keras(source)" in refused["do"]
+
+
 def test_an_existing_target_is_kept_unless_overwrite_is_said(weights: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     target.write_text("precious")

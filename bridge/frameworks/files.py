@@ -253,7 +253,7 @@ def check_same_function(first: ir.Model, second: ir.Model, where: str) -> None:
         NotRepresentable: the graphs have other inputs or compute something else.
     """
     sides = [(model, Interface.of(model)) for model in (first, second)]
-    do = "convert it to .onnx, which carries the whole model"
+    do = "carry the whole model: convert it to .onnx, or save the model that bridge.to_keras(source) gives"
     if any(len(interface.inputs) != 1 for _, interface in sides):
         raise NotRepresentable("the model has several inputs and is no plain stack", where=where, do=do)
     sequence = np.random.default_rng(0).standard_normal((5, 3, _features(sides[0][1])))
