@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from bridge.errors import Unsupported
 from bridge.frameworks.keras_clusters import Cluster
 from bridge.ops.backend_keras import KerasBackend
 
@@ -77,6 +78,15 @@ class Operator(keras.layers.Layer):  # type: ignore[misc]
         """Shapes and dtypes as the graph has them."""
         tensors = tuple(keras.KerasTensor(shape, dtype=dtype) for shape, dtype in self._specs)
         return tensors[0] if len(tensors) == 1 else tensors
+
+    def get_config(self) -> dict[str, Any]:
+        """Always refused: what the layer runs, and weights that it shares, belong to the graph of its whole model.
+
+        Raises:
+            Unsupported: where one asks for it, as `keras.models.clone_model` does.
+        """
+        raise Unsupported("one layer of an imported graph cannot be made again by itself", where=self.name,
+                          do="copy the imported model: type(model).from_config(model.get_config())")  # fmt: skip
 
 
 def operator_class(op_type: str) -> type[Operator]:

@@ -181,6 +181,23 @@ def test_the_command_reads_a_saved_import(saved: Any, tmp_path: Path) -> None:
     assert_within_referee_bound(expected, actual, referee)
 
 
+def test_an_imported_model_is_copied_as_a_whole_and_not_layer_by_layer() -> None:
+    imported, feeds = bridge.to_keras(classifier()), feeds_of(classifier())
+    with pytest.raises(Unsupported, match="cannot be made again by itself") as caught:
+        keras.models.clone_model(imported)
+    assert "type(model).from_config(model.get_config())" in str(caught.value)
+    imported.weights[0].assign(numpy(imported.weights[0]) + 1)
+    copied = type(imported).from_config(imported.get_config())
+    expected = numpy(imported(**feeds))
+    np.testing.assert_array_equal(numpy(copied(**feeds)), expected)
+    copied.weights[0].assign(numpy(copied.weights[0]) + 1)
+    np.testing.assert_array_equal(numpy(imported(**feeds)), expected)
+    assert not np.array_equal(numpy(copied(**feeds)), expected)
+    x = keras.Input((None,), dtype="int64")
+    nested = keras.models.clone_model(keras.Model(x, imported(x)))
+    np.testing.assert_array_equal(numpy(nested(feeds["ids"])), expected)
+
+
 def test_a_weight_that_two_nodes_read_stays_one() -> None:
     w = Writer()
     x = w.input("x", "float32", ["batch", 3])
