@@ -172,6 +172,16 @@ def test_a_saved_import_loads_where_bridge_keras_is_imported(saved: Any, tmp_pat
     np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), expected)
 
 
+def test_a_model_of_an_imports_native_layers_loads_without_bridge(tmp_path: Path) -> None:
+    imported = bridge.to_keras(stack("LSTM", "bidirectional"))
+    keras.Model(imported.inputs, imported.outputs).save(tmp_path / "native.keras")
+    in_another_process(
+        "-c",
+        "import sys, keras\nkeras.saving.load_model(sys.argv[1])\nassert 'bridge' not in sys.modules",
+        tmp_path / "native.keras",
+    )
+
+
 def test_the_command_reads_a_saved_import(saved: Any, tmp_path: Path) -> None:
     path, feeds, expected = saved
     in_another_process("-m", "bridge", "convert", path, tmp_path / "model.onnx")
