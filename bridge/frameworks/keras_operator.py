@@ -16,6 +16,7 @@ import numpy as np
 from bridge.errors import Unsupported
 from bridge.frameworks.keras_clusters import Cluster
 from bridge.ops.backend_keras import KerasBackend
+from bridge.ops.gather import from_start
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -118,7 +119,7 @@ class FromTheEnd(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, indices: Any) -> Any:
         """The indices, none negative."""
-        return keras.ops.where(indices < 0, indices + self.rows, indices)
+        return from_start(keras.ops, indices, self.rows)
 
     def compute_output_spec(self, indices: Any) -> Any:
         """As the indices."""

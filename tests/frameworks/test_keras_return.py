@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
+import tensorflow
 from onnx import TensorProto, helper
 
 import bridge
@@ -323,3 +324,12 @@ def test_hard_sigmoid_of_keras_2_comes_back_as_a_native_layer(tmp_path: Path) ->
     assert_agrees(w.model(), imported, feeds_of(w.model()))
     assert [type(layer) for layer in imported.recurrent] == [keras.layers.GRU]
     assert initialisers(door.export(imported, ExportOptions())) == initialisers(w.model())
+
+
+def test_an_index_before_the_first_row_is_never_counted_from_the_end_again() -> None:
+    w = Writer()
+    w.output(w.op("Gather", w.constant(draw(4, 3), "table"), w.input("at", "int64", ["batch"])), "y")
+    model = bridge.to_keras(w.model())
+    np.testing.assert_array_equal(numpy(model(np.array([-4, -1]))), numpy(model(np.array([0, 3]))))
+    with pytest.raises(tensorflow.errors.InvalidArgumentError, match="not in"):
+        model(np.array([-5]))
