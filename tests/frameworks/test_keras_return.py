@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
-import tensorflow
+import tensorflow as tf
 from onnx import TensorProto, helper
 
 import bridge
@@ -331,5 +331,5 @@ def test_an_index_before_the_first_row_is_never_counted_from_the_end_again() -> 
     w.output(w.op("Gather", w.constant(draw(4, 3), "table"), w.input("at", "int64", ["batch"])), "y")
     model = bridge.to_keras(w.model())
     np.testing.assert_array_equal(numpy(model(np.array([-4, -1]))), numpy(model(np.array([0, 3]))))
-    with pytest.raises(tensorflow.errors.InvalidArgumentError, match="not in"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not in"):
         model(np.array([-5]))
