@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from bridge.cell import Cell
 from bridge.errors import BridgeError, UsageError, check_mapping
 from bridge.frameworks.door import Door, ExportOptions
+from bridge.frameworks.loadable import check_loadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +84,7 @@ def to_ir(source: object, options: ExportOptions | None = None) -> ir.Model:
     """`source` as an onnx-ir model: exported by its door, or loaded where it is an ONNX graph.
 
     Raises:
+        Unsupported: onnxruntime has no kernel for a node of the export (a dtype, an operator).
         UsageError: export options given for a source that is a graph already.
     """
     from bridge import graph
@@ -92,7 +94,9 @@ def to_ir(source: object, options: ExportOptions | None = None) -> ir.Model:
         return _export_cell(source, options or ExportOptions())
     owner = door_of(source)
     if owner is not None:
-        return owner.export(source, options or ExportOptions())
+        model = owner.export(source, options or ExportOptions())
+        check_loadable(model, _named(source))
+        return model
     if options is not None and options != ExportOptions():
         raise UsageError(
             "the source is an ONNX graph already, and export options cannot change it",
@@ -100,6 +104,13 @@ def to_ir(source: object, options: ExportOptions | None = None) -> ir.Model:
             do="give them where the graph is exported from its framework",
         )
     return runnable(graph.as_model(source))
+
+
+def _named(source: object) -> str:
+    """How an error names a source: a path as it is, a live model by its class."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    return type(source[0] if isinstance(source, tuple) else source).__name__
 
 
 def _export_cell(cell: Cell, options: ExportOptions) -> ir.Model:

@@ -96,9 +96,24 @@ def _is_fake(value: Any) -> bool:
     return isinstance(tensor, FakeTensor)
 
 
+def _refuse_autocast(trace: Trace, call: int, device: str) -> None:
+    """The stubs compute in the dtype of the weights, which torch.autocast has recurrent layers not do.
+
+    Raises:
+        Unsupported: the layer runs under autocast.
+    """
+    if torch.is_autocast_enabled(device):
+        path, module = trace.modules[call]
+        dtype = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+        raise Unsupported(f"torch.autocast has the layer compute in {dtype}", where=f"{path} ({type(module).__name__})",
+                          do="export outside torch.autocast; inside forward, switch it off: "
+                          "torch.autocast(device, enabled=False)")  # fmt: skip
+
+
 def _run_sequence(trace: Trace, module: Any, x: Any, hx: Any) -> Any:
     call = trace.number(module)
     packed = isinstance(x, PackedSequence)
+    _refuse_autocast(trace, call, x.data.device.type)
     batched = packed or x.dim() == 3
     batch_axis = 0 if module.batch_first and not packed else 1
     data = x.data if packed else x if batched else x.unsqueeze(batch_axis)
@@ -149,6 +164,7 @@ def _check(module: Any, data: Tensor, states: list[Any], batch_sizes: Any, trace
 
 def _run_step(trace: Trace, module: Any, x: Tensor, hx: Any) -> Any:
     call = trace.number(module)
+    _refuse_autocast(trace, call, x.device.type)
     batched = x.dim() == 2
     if x.dim() not in (1, 2) or x.shape[-1] != module.input_size:
         raise ValueError(f"{type(module).__name__}: expected [..., {module.input_size}], got {list(x.shape)}")

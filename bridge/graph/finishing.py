@@ -260,7 +260,7 @@ def check(model: ir.Model, where: str) -> None:
     import onnx
     from onnx_ir import serde
 
-    proto = serde.serialize_model(_without_weights(model))
+    proto = serde.serialize_model(without_weights(model))
     try:
         onnx.checker.check_model(proto, full_check=True)
         onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
@@ -269,7 +269,8 @@ def check(model: ir.Model, where: str) -> None:
                           ) from error  # fmt: skip
 
 
-def _without_weights(model: ir.Model) -> ir.Model:
+def without_weights(model: ir.Model) -> ir.Model:
+    """A copy of the graph in which constants of more than SHOWN_SIZE elements are inputs."""
     copy = model.clone()
     copy.ir_version = min(copy.ir_version, IR_VERSION)
     for name, value in list(copy.graph.initializers.items()):

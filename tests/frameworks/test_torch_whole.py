@@ -386,6 +386,18 @@ class Noisy(nn.Module):
         return self.rnn(x + torch.rand_like(x))[0]
 
 
+class Autocast(nn.Module):
+    """Runs `inner` in bfloat16 and gives float32."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.inner(x)[0].float()
+
+
 class Summing(nn.Module):
     """A loop that a nested module must not have: under `tail`, it gets the layer's outputs."""
 
@@ -435,6 +447,10 @@ REFUSED: dict[str, tuple[Any, type[BridgeError], tuple[str, ...]]] = {
     "random numbers": (lambda: Noisy().eval(), Unsupported, ("random numbers", "RandomUniform")),
     "functional dropout": (lambda: after(Dropping()).eval(), Unsupported,
                            ("random numbers", "tail.", "nn.functional.dropout(x, 0.5)")),
+    "a layer under autocast": (lambda: Autocast(nn.GRU(INPUTS, HIDDEN, batch_first=True)).eval(), Unsupported,
+                               ("inner (GRU)", "autocast", "bfloat16", "enabled=False")),
+    "other operators under autocast": (lambda: Autocast(nn.Linear(INPUTS, HIDDEN)).eval(), Unsupported,
+                                       ("MatMul of bfloat16 (", "torch.autocast")),
     "weights that are NaN": (lambda: nan(after(nn.Tanh())).eval(), BadInput, ("NaN",)),
 }  # fmt: skip
 
