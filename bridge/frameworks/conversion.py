@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +33,13 @@ FILES: Final = MappingProxyType(
      ".safetensors": "bridge.frameworks.checkpoints", ".npz": "bridge.frameworks.checkpoints"}
 )  # fmt: skip
 """The doors of files that are not ONNX, by suffix."""
+
+
+EXPORTING: Final = threading.RLock()
+"""Held by whoever exports: while a framework traces, methods of its classes are replaced for all threads at once.
+
+Re-entrant, because an export may meet another one inside (a file that is loaded, an imported graph).
+"""
 
 
 def door(framework: str) -> Door:
@@ -83,6 +91,8 @@ def _door_of_path(path: str | os.PathLike[str]) -> Door | None:
 def to_ir(source: object, options: ExportOptions | None = None) -> ir.Model:
     """`source` as an onnx-ir model: exported by its door, or loaded where it is an ONNX graph.
 
+    Threads that export wait for one another.
+
     Raises:
         Unsupported: onnxruntime has no kernel for a node of the export (a dtype, an operator).
         UsageError: export options given for a source that is a graph already.
@@ -94,7 +104,8 @@ def to_ir(source: object, options: ExportOptions | None = None) -> ir.Model:
         return _export_cell(source, options or ExportOptions())
     owner = door_of(source)
     if owner is not None:
-        model = owner.export(source, options or ExportOptions())
+        with EXPORTING:
+            model = owner.export(source, options or ExportOptions())
         check_loadable(model, _named(source))
         return model
     if options is not None and options != ExportOptions():

@@ -1,0 +1,52 @@
+"""Conversions from several threads at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+
+import bridge
+
+THREADS = 3
+
+
+class TorchTagger(nn.Module):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(4, hidden, batch_first=True), nn.Linear(hidden, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.rnn(x)[0])
+
+
+class FlaxTagger(nnx.Module):
+    def __init__(self, hidden: int) -> None:
+        self.rnn = nnx.RNN(nnx.LSTMCell(4, hidden, rngs=nnx.Rngs(0)))
+        self.head = nnx.Linear(hidden, 2, rngs=nnx.Rngs(1))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(self.rnn(x))
+
+
+@pytest.mark.parametrize("kind", [TorchTagger, FlaxTagger])
+def test_threads_that_export_at_once_get_what_each_gets_alone(kind: Callable[[int], Any]) -> None:
+    models = [kind(3 + at) for at in range(THREADS)]
+    x = np.zeros((2, 5, 4), np.float32)
+    together = threading.Barrier(THREADS)
+
+    def export(model: Any) -> bytes:
+        together.wait()
+        return bridge.to_onnx(model, example=(x,)).SerializeToString()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        protos = list(pool.map(export, models))
+    assert protos == [bridge.to_onnx(model, example=(x,)).SerializeToString() for model in models]
