@@ -34,6 +34,27 @@ def recurrent_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, child
 
 
+def refuse_scripted(module: nn.Module, *, parts: bool) -> None:
+    """Refuse what torch.jit traced or scripted: it has no forward in Python, and no classes that could be known.
+
+    Args:
+        module: any module.
+        parts: whether scripted parts without a recurrent layer are refused too. Traced ones never are: a trace is
+            operators, which torch's exporter reads.
+
+    Raises:
+        Unsupported: `module` itself, a recurrent layer in it, or such a part.
+    """
+    recurrent = {kind.__name__ for kind in (*SEQUENCES, *STEPS)}
+    for path, child in module.named_modules():
+        if not isinstance(child, torch.jit.ScriptModule):
+            continue
+        kind = child.original_name
+        if not path or kind in recurrent or (parts and not isinstance(child, torch.jit.TracedModule)):
+            raise Unsupported("a module that torch.jit traced or scripted", where=f"{path} ({kind})" if path else kind,
+                              do="export the nn.Module that it was made from")  # fmt: skip
+
+
 def kind_of(module: nn.Module) -> type[nn.Module] | None:
     """The recurrent class that `module` is, or None."""
     known = (*SEQUENCES, *STEPS, Whole)
@@ -52,7 +73,12 @@ def layout_options(module: nn.Module) -> dict[str, Any]:
 
 
 def read_cells(module: nn.Module) -> dict[str, Cell]:
-    """Every cell in `module` by path. See `recurrent_modules` and `read_stack`."""
+    """Every cell in `module` by path. See `recurrent_modules` and `read_stack`.
+
+    Raises:
+        Unsupported: beside what `read_stack` refuses, what `refuse_scripted` does.
+    """
+    refuse_scripted(module, parts=False)
     found: dict[str, Cell] = {}
     for path, child in recurrent_modules(module):
         if isinstance(child, Whole):

@@ -15,7 +15,7 @@ from bridge.errors import Unsupported, UsageError
 from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.stack import Stack
 from bridge.frameworks.torch_own import Whole
-from bridge.frameworks.torch_read import read_weights, recurrent_modules
+from bridge.frameworks.torch_read import read_weights, recurrent_modules, refuse_scripted
 from bridge.frameworks.torch_whole_capture import FAILURES, INSTEAD, OLDEST, capture, explained, translate
 from bridge.frameworks.torch_whole_inputs import (
     arguments_of,
@@ -46,11 +46,13 @@ def export_whole(module: nn.Module, options: ExportOptions) -> ir.Model:
 
     Raises:
         UsageError: no example, or options that a whole model does not have.
-        Unsupported: training mode, several devices, or something in it that cannot be exported; the path is named.
+        Unsupported: training mode, several devices, a module that torch.jit traced or scripted, or something in it
+            that cannot be exported; the path is named.
         BadInput: weights that hold NaN or inf.
     """
     from bridge.graph.finishing import same_graph
 
+    refuse_scripted(module, parts=True)
     _check_options(module, options)
     _check_mode(module)
     _check_devices(module)

@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -472,6 +473,40 @@ def test_what_cannot_be_carried_is_one_error_and_leaves_nothing(name: str, tmp_p
         assert text in str(caught.value)
     assert list(tmp_path.iterdir()) == []
     assert snapshot(module) == before
+
+
+def quietly(make: Any) -> nn.Module:
+    """What `make` makes with torch.jit, which warns of itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make()
+
+
+def gru() -> nn.Module:
+    return nn.Sequential(nn.GRU(INPUTS, HIDDEN, batch_first=True)).eval()
+
+
+JIT: dict[str, tuple[Any, str]] = {
+    "traced": (lambda: torch.jit.trace(gru(), torch.from_numpy(frames())), "Sequential: "),
+    "scripted": (lambda: torch.jit.script(nn.GRU(INPUTS, HIDDEN).eval()), "GRU: "),
+    "a traced layer": (lambda: after(torch.jit.trace(gru(), torch.zeros(2, 5, INPUTS))), "tail.0 (GRU): "),
+    "a scripted part": (lambda: after(torch.jit.script(nn.Linear(HIDDEN, 2))), "tail (Linear): "),
+}
+
+
+@pytest.mark.parametrize("name", JIT)
+def test_what_torch_jit_made_is_refused(name: str) -> None:
+    make, where = JIT[name]
+    module = quietly(make).eval()
+    with pytest.raises(Unsupported) as caught:
+        bridge.to_onnx(module, example=(frames(),))
+    assert str(caught.value).startswith(where)
+    assert "the nn.Module that it was made from" in caught.value.do
+    if name == "a scripted part":
+        assert list(bridge.cells(module)) == ["rnn.l0"]
+    else:
+        with pytest.raises(Unsupported, match="traced or scripted"):
+            bridge.cells(module)
 
 
 @pytest.mark.parametrize(
