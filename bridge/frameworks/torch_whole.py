@@ -45,7 +45,7 @@ def export_whole(module: nn.Module, options: ExportOptions) -> ir.Model:
     `encoder.h_n`. Axes 0 and 1 of every array are symbolic where the model allows it.
 
     Raises:
-        UsageError: no example, or options that a whole model does not have.
+        UsageError: no example, one on which forward fails, or options that a whole model does not have.
         Unsupported: training mode, several devices, a module that torch.jit traced or scripted, or something in it
             that cannot be exported; the path is named.
         BadInput: weights that hold NaN or inf.
@@ -65,7 +65,7 @@ def export_whole(module: nn.Module, options: ExportOptions) -> ir.Model:
         try:
             program = capture(module, args, shapes, trace, loops)
         except FAILURES as error:
-            raise explained(error, module) from error
+            raise explained(error, module, args) from error
         if loops.sampled:
             without_whole_slices(program)
         check_outputs(program, type(module).__name__)

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils import _pytree as pytree
 
-from bridge.errors import BridgeError, Unsupported
+from bridge.errors import BridgeError, Unsupported, UsageError
 from bridge.frameworks.torch_whole_inputs import Args
-from bridge.frameworks.torch_whole_loops import Loops, watched
+from bridge.frameworks.torch_whole_loops import LIBRARY, OWN, Loops, watched
 from bridge.frameworks.torch_whole_ops import translations
 from bridge.frameworks.torch_whole_stubs import Trace, stubbed
 
@@ -40,6 +41,12 @@ FIX: Final = (
     "dynamic={name: {0: 'batch'}} leaves only axis 0 symbolic"
 )
 """What to do where no line is known."""
+
+MODULE: Final = str(nn.modules.module.__file__)
+"""Where torch calls a forward and its hooks."""
+
+OTHERWISE: Final = "write it with other operators, or export the part of the model around it"
+"""What to do about an operator that no line of the user's stands for."""
 
 OLDEST: Final = 18
 """The oldest operator set that torch's exporter writes."""
@@ -83,14 +90,49 @@ def capture(module: nn.Module, args: Args, shapes: Any, trace: Trace, loops: Loo
     return program
 
 
-def explained(error: BaseException, module: nn.Module) -> BridgeError:
+def explained(error: BaseException, module: nn.Module, args: Args) -> BridgeError:
     """`error` as one of bridge's: its own where one is behind it, else where torch failed and why."""
     for cause in _chain(error):
         if isinstance(cause, BridgeError):
             return cause
+    own = _own_failure(module, args)
+    if own is not None:
+        path, line = _place(own, module)
+        return UsageError("forward fails on the example, without any export", where=_named(module, path),
+                          got="; ".join(filter(None, (_message(own), line))),
+                          do=f"pass an example on which the module runs; this one is {_description(args)}"
+                          )  # fmt: skip
     path, line = _place(error, module)
     return Unsupported("torch cannot export this module", where=_named(module, path), got=_message(error),
                        do=f"change {line}" if line else FIX)  # fmt: skip
+
+
+def _own_failure(module: nn.Module, args: Args) -> Exception | None:
+    """What the module's own forward raises on the example, if anything; module and example stay as they are."""
+
+    def copied(value: Any) -> Any:
+        return value.clone() if isinstance(value, torch.Tensor) else value
+
+    buffers = {name: value.clone() for name, value in module.named_buffers()}
+    positional, keywords = pytree.tree_map(copied, args)
+    with _unchanged(module), _quiet(), torch.no_grad(), torch.random.fork_rng():
+        try:
+            torch.func.functional_call(module, buffers, positional, keywords)
+        except FAILURES as error:
+            return error
+    return None
+
+
+def _description(args: Args) -> str:
+    """The example in words: dtype and shape of its tensors, everything else as it is written."""
+
+    def described(value: Any) -> str:
+        if isinstance(value, torch.Tensor):
+            return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        return repr(value)[:80]
+
+    keywords = [f"{name}={described(value)}" for name, value in args[1].items()]
+    return ", ".join([*map(described, args[0]), *keywords])
 
 
 def translate(module: nn.Module, program: Any, opset: int) -> ir.Model:
@@ -116,11 +158,12 @@ def _untranslated(error: BaseException, module: nn.Module) -> BridgeError:
     if node is not None:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         path = str(stack[-1][0]) if stack else ""
-        for file, number in re.findall(r'File "(.+)", line (\d+)', str(node.meta.get("stack_trace") or ""))[-1:]:
+        frames = re.findall(r'File "(.+)", line (\d+)', str(node.meta.get("stack_trace") or ""))
+        for file, number in [frame for frame in frames if not frame[0].startswith((LIBRARY, OWN))][-1:]:
             line = f"change {file}:{number}: {linecache.getline(file, int(number)).strip()}"
     root = _chain(error)[-1]
     return Unsupported("torch's exporter cannot write this module in ONNX", where=_named(module, path),
-                       got=_message(root), do=line or FIX)  # fmt: skip
+                       got=_message(root), do=line or OTHERWISE)  # fmt: skip
 
 
 def _failed_node(error: BaseException) -> torch.fx.Node | None:
@@ -152,18 +195,18 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _place(error: BaseException, module: nn.Module) -> tuple[str, str]:
-    """The path of the deepest submodule in whose forward it happened, and "file:line: code"."""
+    """The path of the deepest submodule in whose forward it happened, and "file:line: code" of the user's last line."""
     paths = {id(child): path for path, child in module.named_modules()}
     best: tuple[str, str] = ("", "")
     for frame, number in _frames(error):
-        owner = frame.f_locals.get("self")
-        if id(owner) in paths and frame.f_code.co_name != "__call__" and isinstance(owner, nn.Module):
-            file = frame.f_code.co_filename
-            if "torch/nn/modules/module.py" in file.replace("\\", "/"):
-                continue
-            code = linecache.getline(file, number).strip()
-            library = "/torch/" in file.replace("\\", "/")
-            best = (paths[id(owner)], best[1] if library and best[1] else f"{file}:{number}: {code}")
+        code = frame.f_code
+        owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None  # `self`, whatever it is called
+        if id(owner) in paths and code.co_name != "__call__" and isinstance(owner, nn.Module):
+            file = code.co_filename
+            if not file.startswith((LIBRARY, OWN)):
+                best = paths[id(owner)], f"{file}:{number}: {linecache.getline(file, number).strip()}"
+            elif file != MODULE:
+                best = paths[id(owner)], best[1]
     return best
 
 

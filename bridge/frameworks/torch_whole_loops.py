@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import linecache
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,8 @@ from torch.overrides import TorchFunctionMode
 
 from bridge.errors import Unsupported
 
-LIBRARY: Final = str(Path(torch.__file__).parent)
-OWN: Final = str(Path(__file__).parent)
+LIBRARY: Final = str(Path(torch.__file__).parent) + os.sep
+OWN: Final = str(Path(__file__).parent) + os.sep
 SLICE: Final[tuple[Any, ...]] = (None, 0, None, None, 1)
 """What aten.slice takes: a tensor, the axis, start, stop and step, with their defaults."""
 

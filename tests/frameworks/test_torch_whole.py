@@ -439,6 +439,8 @@ REFUSED: dict[str, tuple[Any, type[BridgeError], tuple[str, ...]]] = {
                              ("tail (Branching)", "test_torch_whole.py", "if x.sum() > 0", "data-dependent")),
     "an operator ONNX lacks": (lambda: after(Unwritable()).eval(), Unsupported,
                                ("tail (Unwritable)", "svd", "test_torch_whole.py")),
+    "a layer of torch's own that ONNX lacks": (lambda: after(nn.AdaptiveMaxPool1d(2)).eval(), Unsupported,
+                                               ("tail (AdaptiveMaxPool1d)", "do: change " + __file__)),
     "a loop over time": (lambda: Stepping().eval(), Unsupported,
                          ("loop over time", "for step in x.unbind(1):", "nn.LSTM for nn.LSTMCell")),
     "a late step of a reversed loop": (lambda: Late().eval(), Unsupported, ("if at > 100:",)),
@@ -522,6 +524,51 @@ def test_what_torch_jit_made_is_refused(name: str) -> None:
 def test_a_wrong_call_says_what_is_wrong(options: Any, text: str, nested: Any) -> None:
     with pytest.raises(UsageError, match=text):
         bridge.to_onnx(nested[0], **options)
+
+
+@pytest.mark.parametrize(
+    ("example", "text"),
+    [
+        (torch.zeros(2, 5, INPUTS).double(), "this one is float64 [2, 5, 3]"),
+        ((torch.zeros(2, 5, INPUTS + 1),), "this one is float32 [2, 5, 4]"),
+        ("s", "this one is 's'"),
+        (([[0.0]],), "this one is [[0.0]]"),
+        ({"x": None}, "this one is x=None"),
+    ],
+    ids=["dtype", "features", "text", "lists", "None"],
+)
+def test_an_example_on_which_forward_fails_is_to_be_changed_and_not_torch(example: Any, text: str) -> None:
+    with pytest.raises(UsageError, match="forward fails on the example") as caught:
+        bridge.to_onnx(after(nn.Tanh()).eval(), example=example)
+    assert str(caught.value).startswith("rnn (LSTM): ")
+    assert "test_torch_whole.py" in caught.value.got
+    assert "return self.tail(self.rnn(x)[0])" in caught.value.got
+    assert text in caught.value.do
+    for library in (bridge, torch):
+        assert str(Path(library.__file__).parent) not in str(caught.value)
+
+
+class Counted(Branching):
+    """Counts its calls and the numbers it saw in place, as no export may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        x.mul_(2)
+        return super().forward(x + torch.rand_like(x))
+
+
+def test_the_run_that_tells_a_wrong_example_leaves_module_example_and_random_numbers_alone() -> None:
+    module, x = Counted().eval(), torch.ones(2, 5, INPUTS)
+    before = torch.random.get_rng_state()
+    with pytest.raises(Unsupported):
+        bridge.to_onnx(module, example=(x,))
+    assert module.calls == 0
+    assert torch.equal(x, torch.ones(2, 5, INPUTS))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_an_axis_that_the_model_fixes_is_noted() -> None:
