@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -48,11 +49,23 @@ MODULE: Final = str(nn.modules.module.__file__)
 OTHERWISE: Final = "write it with other operators, or export the part of the model around it"
 """What to do about an operator that no line of the user's stands for."""
 
+BRANCHES: Final = (
+    "compute both ways and choose with torch.where, or write them as functions for torch.cond; take sizes from shapes"
+)
+"""What to do about control flow that hangs on data."""
+
 OLDEST: Final = 18
 """The oldest operator set that torch's exporter writes."""
 
 LONGEST_MESSAGE: Final = 1200
 """Characters of the exporter's message that an error keeps."""
+
+
+class HangsOnData(RuntimeError):
+    """A GuardOnDataDependentSymNode, its cause, on the way out of forward.
+
+    Torch passes it on as it is. For its own it prints the graph traced so far to stderr.
+    """
 
 
 def capture(module: nn.Module, args: Args, shapes: Any, trace: Trace, loops: Loops) -> Any:
@@ -71,9 +84,10 @@ def capture(module: nn.Module, args: Args, shapes: Any, trace: Trace, loops: Loo
         stack.enter_context(torch._dynamo.config.patch(allow_rnn=True))  # noqa: SLF001 (branches of torch.cond)
         stack.enter_context(torch.no_grad())
         stack.enter_context(watched(module, loops))
+        vars(module)["forward"] = _leaving(module.forward)  # `_unchanged` takes it away
         try:
             program = torch.export.export(module, args[0], args[1], dynamic_shapes=shapes, strict=False)
-        except GuardOnDataDependentSymNode:
+        except (HangsOnData, GuardOnDataDependentSymNode):
             if trace.full or not trace.packed:
                 raise
             # The model compares the length of the longest sequence with something: let it be the time axis, checked
@@ -90,6 +104,19 @@ def capture(module: nn.Module, args: Args, shapes: Any, trace: Trace, loops: Loo
     return program
 
 
+def _leaving(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward`, from which a branch on data comes as HangsOnData."""
+
+    @functools.wraps(forward)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return forward(*args, **kwargs)
+        except GuardOnDataDependentSymNode as error:
+            raise HangsOnData from error
+
+    return call
+
+
 def explained(error: BaseException, module: nn.Module, args: Args) -> BridgeError:
     """`error` as one of bridge's: its own where one is behind it, else where torch failed and why."""
     for cause in _chain(error):
@@ -102,6 +129,11 @@ def explained(error: BaseException, module: nn.Module, args: Args) -> BridgeErro
                           got="; ".join(filter(None, (_message(own), line))),
                           do=f"pass an example on which the module runs; this one is {_description(args)}"
                           )  # fmt: skip
+    for cause in _chain(error):
+        if isinstance(cause, GuardOnDataDependentSymNode):
+            path, line = _place(cause, module)
+            return Unsupported("forward asks for the value of a tensor, on which a branch, a loop or a size hangs",
+                               where=_named(module, path), got=line or str(cause.cond), do=BRANCHES)  # fmt: skip
     path, line = _place(error, module)
     return Unsupported("torch cannot export this module", where=_named(module, path), got=_message(error),
                        do=f"change {line}" if line else FIX)  # fmt: skip

@@ -436,7 +436,7 @@ REFUSED: dict[str, tuple[Any, type[BridgeError], tuple[str, ...]]] = {
     "two devices": (lambda: after(nn.Linear(5, 5, device="meta")).eval(), Unsupported,
                     ("several devices", "rnn.weight_ih_l0 on cpu", "tail.weight on meta")),
     "control flow on data": (lambda: after(Branching()).eval(), Unsupported,
-                             ("tail (Branching)", "test_torch_whole.py", "if x.sum() > 0", "data-dependent")),
+                             ("tail (Branching)", "test_torch_whole.py", "if x.sum() > 0", "torch.cond")),
     "an operator ONNX lacks": (lambda: after(Unwritable()).eval(), Unsupported,
                                ("tail (Unwritable)", "svd", "test_torch_whole.py")),
     "a layer of torch's own that ONNX lacks": (lambda: after(nn.AdaptiveMaxPool1d(2)).eval(), Unsupported,
@@ -486,6 +486,42 @@ def quietly(make: Any) -> nn.Module:
 
 def gru() -> nn.Module:
     return nn.Sequential(nn.GRU(INPUTS, HIDDEN, batch_first=True)).eval()
+
+
+class Deciding(nn.Module):
+    """Hangs on its input by way of `how`."""
+
+    def __init__(self, how: Any) -> None:
+        super().__init__()
+        self.rnn, self.how = nn.GRU(INPUTS, HIDDEN, batch_first=True), how
+
+    def forward(self, x):
+        y, _ = self.rnn(x)
+        return self.how(y)
+
+
+def looping(y: torch.Tensor) -> torch.Tensor:
+    while y.sum() < 10:
+        y = y + 1
+    return y
+
+
+HANGING = {
+    "a branch": lambda y: y * 2 if y.sum() > 0 else y,
+    "a loop": looping,
+    "a number": lambda y: y * 2 if int(y.sum()) == 3 else y,
+    "a size": lambda y: y * 2 if len(y[0, :, 0].nonzero()) > 2 else y,
+}
+
+
+@pytest.mark.parametrize("how", HANGING)
+def test_control_flow_on_data_is_refused_in_a_few_words_and_prints_nothing(how: str, capfd: Any) -> None:
+    with pytest.raises(Unsupported, match="the value of a tensor") as caught:
+        bridge.to_onnx(Deciding(HANGING[how]).eval(), example=(frames(),))
+    assert str(caught.value).startswith("Deciding: ")
+    assert caught.value.got.endswith("return self.how(y)")
+    assert len(str(caught.value).splitlines()) == 3
+    assert capfd.readouterr() == ("", "")
 
 
 JIT: dict[str, tuple[Any, str]] = {
