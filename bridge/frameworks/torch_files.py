@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
 import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
@@ -25,8 +27,12 @@ MALFORMED: Final = (
 )  # fmt: skip
 """What `torch.load` raises on files that are none of its own: its parsers check little by themselves."""
 
-COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
-"""What its messages hold for a terminal."""
+GLOBAL: Final = re.compile(r"GLOBAL (\w+(?:\.\w+)*)")
+"""What its unpickler calls a class or a function that it does not load. Source: torch 2.13
+torch/_weights_only_unpickler.py, Unpickler.load."""
+
+SHOWN_BYTES: Final = 16
+"""How much of a file that is none of torch's an error shows."""
 
 
 def open_tensors(file: Path) -> dict[str, Opened]:
@@ -56,13 +62,42 @@ def _load(file: Path) -> Any:
             warnings.simplefilter("ignore")  # torch warns of deprecated storages in files that it still reads
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except MALFORMED as error:
-        first = COLOURS.sub("", (str(error).strip() or type(error).__name__).splitlines()[0])
-        raise BadInput(
-            "no torch file that is safe to read: bridge never runs a pickle's code",
-            where=str(file),
-            got=first[:200],
-            do="in an environment that trusts it: torch.save(model.state_dict(), path)",
-        ) from error
+        raise _refusal(file, error) from error
+
+
+def _refusal(file: Path, error: Exception) -> BadInput:
+    """Why `torch.load` did not take a file: a pickle that it calls unsafe, or no pickle of torch's at all."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(SHOWN_BYTES)
+    except OSError as failure:
+        return BadInput("the file cannot be read", where=str(file), got=str(failure), do="check its permissions")
+    if isinstance(error, pickle.UnpicklingError) and _holds_whole_pickle(file):
+        found = GLOBAL.search(str(error))
+        got = f"a pickle that asks for {found.group(1)}" if found else "a pickle that torch.save did not write"
+        return BadInput("no torch file that is safe to read: bridge never runs a pickle's code", where=str(file),
+                        got=got, do="in an environment that trusts it: torch.save(model.state_dict(), path)"
+                        )  # fmt: skip
+    return BadInput("the file is truncated, damaged or no torch file", where=str(file),
+                    got=f"{file.stat().st_size} bytes, the first of them {head!r}",
+                    expected="what torch.save(model.state_dict(), path) writes", do="get or save it again"
+                    )  # fmt: skip
+
+
+def _holds_whole_pickle(file: Path) -> bool:
+    """Whether the pickle that torch reads first has an end. It is taken apart into its opcodes and not run."""
+    try:
+        with ExitStack() as stack:
+            stream: IO[bytes] = stack.enter_context(file.open("rb"))
+            if zipfile.is_zipfile(file):
+                archive = stack.enter_context(zipfile.ZipFile(stream))
+                name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+                stream = stack.enter_context(archive.open(name))
+            for _ in pickletools.genops(stream):
+                pass
+    except (*MALFORMED, StopIteration):  # no such record, an unknown opcode, an argument that is cut off, no STOP
+        return False
+    return True
 
 
 def _check_archive(file: Path) -> None:

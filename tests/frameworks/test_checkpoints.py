@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -297,9 +298,49 @@ def test_a_pickle_with_code_is_refused_and_not_run(form: str, tmp_path: Path) ->
         torch.save(lstm(), path)
     else:
         torch.save({"a": Attack(witness)}, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(BadInput, match="state_dict"):
+    with pytest.raises(BadInput, match="safe to read") as caught:
         checkpoints.cells(path)
+    assert "in an environment that trusts it" in caught.value.do
+    assert form == "plain pickle" or re.search("asks for (os|posix|nt).mkdir|asks for torch.nn", caught.value.got)
     assert not witness.exists()
+
+
+def saved(zipped: bool) -> bytes:
+    stream = io.BytesIO()
+    torch.save(lstm().state_dict(), stream, _use_new_zipfile_serialization=zipped)
+    return stream.getvalue()
+
+
+def zip_of(name: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(name, "text")
+    return stream.getvalue()
+
+
+NO_TORCH_FILES = {
+    "half a zip": lambda: saved(True)[: len(saved(True)) // 2],
+    "the beginning of a zip": lambda: saved(True)[:3],
+    "half a legacy file": lambda: saved(False)[: len(saved(False)) // 2],
+    "a legacy file without its end": lambda: saved(False)[:-20],
+    "the beginning of a legacy file": lambda: saved(False)[:5],
+    "text": lambda: b"hello, this is text\n" * 5,
+    "nothing": lambda: b"",
+    "another zip": lambda: zip_of("a.txt"),
+    "a zip without a pickle in its pickle": lambda: zip_of("a/data.pkl"),
+}
+
+
+@pytest.mark.parametrize("name", NO_TORCH_FILES)
+def test_a_file_that_is_cut_or_none_of_torch_s_is_not_to_be_trusted_but_to_be_replaced(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.pt"
+    path.write_bytes(NO_TORCH_FILES[name]())
+    with pytest.raises(BadInput, match="truncated, damaged or no torch file") as caught:
+        checkpoints.cells(path)
+    assert "trust" not in str(caught.value)
+    assert f"{path.stat().st_size} bytes" in caught.value.got
 
 
 def test_an_npz_with_objects_is_refused_and_not_unpickled(tmp_path: Path) -> None:
