@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+import bridge
 from bridge.errors import BadInput, NotRepresentable, Unsupported, UsageError
 from bridge.frameworks import torch as door
 from bridge.frameworks.door import ExportOptions
@@ -213,6 +214,7 @@ def test_exporting_leaves_the_module_and_its_random_state_alone() -> None:
     (note,) = json.loads(model.metadata_props["bridge.notes"])
     assert "dropout=0.5" in note
     assert "training mode" in note
+    assert bridge.inspect(module).notes == (note,)
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
