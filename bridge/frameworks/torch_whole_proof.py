@@ -1,7 +1,9 @@
 """The last proof of a loop over time that has become one layer: the model's own forward pass at two other lengths.
 
 Two traces of a few steps give the same graph, but code that looks at a Python counter of its own (`len(outputs)`) may
-do at a later step what it did at none of the traced ones. The example's own length and three times it are run.
+do at a later step what it did at none of the traced ones. The example's own length and three times it are run, and
+inputs whose axes the graph calls by different names at sizes of their own: a loop over the length of one input that
+steps through another is as long as the wrong one.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bridge.errors import Unsupported
+from bridge.errors import BridgeError, Unsupported
+from bridge.frameworks.torch_whole_capture import FAILURES
 from bridge.frameworks.torch_whole_execute import run_whole
 from bridge.ops.program import evaluate
 
@@ -25,6 +28,12 @@ if TYPE_CHECKING:
 
 TIMES: Final = (1, 3)
 """How many times the example's sizes are run: at its own length, and well past it."""
+
+ONE_NAME: Final = (
+    "loop over the size of the tensor that is indexed, or call both axes by one name: "
+    "dynamic={'x': {0: 'batch', 1: 'time'}, 'z': {0: 'batch', 1: 'time'}}"
+)
+"""What to do about a loop over the size of another tensor."""
 
 LARGEST: Final = 1e-3
 """Error over max|value| that is still float32 rounding: verify calls a network chaotic from here on. A step that
@@ -54,28 +63,58 @@ def prove_loops(module: nn.Module, model: ir.Model, args: Args, places: Sequence
     if others:
         raise Unsupported("a Python loop over time beside arguments that are fixed", where=where,
                           got=", ".join(others), do=do)  # fmt: skip
+    symbols = sorted({str(dim.value) for port in ports.values() for dim in _dims(port) if not isinstance(dim, int)})
     for times in TIMES:
-        feeds = {name: _resized(bound[name], port, times) for name, port in ports.items()}
-        _compare(run_whole(module, feeds), evaluate(model, feeds), where, places, do)
+        feeds = _feeds(bound, ports, dict.fromkeys(symbols, times))
+        differing = _differing(run_whole(module, feeds), evaluate(model, feeds))
+        if differing:
+            found = "; ".join([f"another {differing} at other lengths", *dict.fromkeys(places)])
+            raise Unsupported("a Python loop over time does something else at later steps, and cannot become one layer",
+                              where=where, got=found, do=do)  # fmt: skip
+    for order in (symbols, symbols[::-1]) if len(symbols) > 1 else ():
+        feeds = _feeds(bound, ports, {symbol: at for at, symbol in enumerate(order, 1)})
+        differing = _differing_apart(module, model, feeds)
+        if differing:
+            found = "; ".join([f"another {differing} where {', '.join(symbols)} differ", *dict.fromkeys(places)])
+            raise Unsupported("a Python loop over the size of one tensor steps through another", where=where, got=found,
+                              do=ONE_NAME)  # fmt: skip
 
 
-def _resized(example: torch.Tensor, port: ir.Value, times: int) -> np.ndarray:
-    """The example `times` as large along every symbolic axis; noise where it holds floats, which zeros would hide."""
-    array = example.detach().cpu().numpy()
-    dims = port.shape if port.shape is not None else ()
-    array = np.tile(array, [1 if isinstance(dim, int) else times for dim in dims])
-    if array.dtype.kind == "f":
-        array = np.random.default_rng(times).standard_normal(array.shape).astype(array.dtype)
-    return array
+def _dims(port: ir.Value) -> Sequence[Any]:
+    return () if port.shape is None else list(port.shape)
 
 
-def _compare(
-    own: Mapping[str, np.ndarray], graph: Mapping[str, Any], where: str, places: Sequence[str], do: str
-) -> None:
+def _feeds(
+    bound: Mapping[str, torch.Tensor], ports: Mapping[str, ir.Value], times: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """The example, as often along each symbolic axis as `times` says of its symbol.
+
+    Noise where it holds floats, which zeros would hide.
+    """
+    rng, feeds = np.random.default_rng(0), {}
+    for name, port in ports.items():
+        array = bound[name].detach().cpu().numpy()
+        array = np.tile(array, [1 if isinstance(dim, int) else times[str(dim.value)] for dim in _dims(port)])
+        if array.dtype.kind == "f":
+            array = rng.standard_normal(array.shape).astype(array.dtype)
+        feeds[name] = array
+    return feeds
+
+
+def _differing_apart(module: nn.Module, model: ir.Model, feeds: Mapping[str, np.ndarray]) -> str:
+    """`_differing`, "" too where the module does not take such sizes, or the graph refuses them as loudly."""
+    try:
+        own, graph = run_whole(module, feeds), evaluate(model, feeds)
+    except (BridgeError, *FAILURES):
+        return ""
+    return _differing(own, graph)
+
+
+def _differing(own: Mapping[str, np.ndarray], graph: Mapping[str, Any]) -> str:
+    """The first output that the graph computes otherwise, "" where there is none."""
     for name, computed in graph.items():
         expected, actual = np.asarray(own[name], np.float64), np.asarray(computed, np.float64)
         scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
         if expected.shape != actual.shape or not np.max(np.abs(expected - actual), initial=0.0) <= LARGEST * scale:
-            found = "; ".join([f"another {name} at other lengths", *dict.fromkeys(places)])
-            raise Unsupported("a Python loop over time does something else at later steps, and cannot become one layer",
-                              where=where, got=found, do=do)  # fmt: skip
+            return name
+    return ""

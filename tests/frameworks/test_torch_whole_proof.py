@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -44,3 +47,41 @@ def test_a_loop_that_does_not_count_is_one_node_and_agrees_at_another_length() -
         expected = module(torch.from_numpy(x)).numpy()
     # float32 against float32 over 17 steps: a few units in the last place.
     assert np.abs(bridge.run(proto, {"x": x})["output"] - expected).max() < 32 * np.finfo(np.float32).eps
+
+
+class Through(nn.Module):
+    """Steps a cell through z, as often as x is long, or as z is."""
+
+    def __init__(self, over_own: bool) -> None:
+        super().__init__()
+        self.cell, self.over_own = nn.GRUCell(3, 4), over_own
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h = z.new_zeros(z.shape[0], 4)
+        for t in range(z.shape[1] if self.over_own else x.shape[1]):
+            h = self.cell(z[:, t], h)
+        return h, x.sum()
+
+
+def through(over_own: bool, dynamic: Any) -> tuple[nn.Module, onnx.ModelProto]:
+    torch.manual_seed(0)
+    module = Through(over_own).eval()
+    return module, bridge.to_onnx(module, example=(torch.zeros(2, 5, 3), torch.zeros(2, 5, 3)), dynamic=dynamic)
+
+
+def test_a_loop_over_the_length_of_another_tensor_is_refused() -> None:
+    with pytest.raises(Unsupported, match="the size of one tensor steps through another") as caught:
+        through(over_own=False, dynamic=None)
+    assert "range(z.shape[1] if self.over_own else x.shape[1])" in caught.value.got
+
+
+@pytest.mark.parametrize("over_own", [True, False], ids=["its own length", "a length of the same name"])
+def test_a_loop_over_the_length_of_its_tensor_is_right_beside_another_tensor(over_own: bool) -> None:
+    axes = {0: "batch", 1: "time"}
+    module, proto = through(over_own, None if over_own else {"x": axes, "z": axes})
+    x, z = (np.random.default_rng(time).standard_normal((3, time, 3)).astype(np.float32) for time in (6, 9))
+    x = x if over_own else z
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x), torch.from_numpy(z))[0].numpy()
+    # float32 against float32 over 9 steps: a few units in the last place.
+    assert np.abs(bridge.run(proto, {"x": x, "z": z})["output_0"] - expected).max() < 32 * np.finfo(np.float32).eps
