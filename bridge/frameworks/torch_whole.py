@@ -16,7 +16,7 @@ from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.stack import Stack
 from bridge.frameworks.torch_own import Whole
 from bridge.frameworks.torch_read import read_weights, recurrent_modules, refuse_scripted
-from bridge.frameworks.torch_whole_capture import FAILURES, INSTEAD, OLDEST, capture, explained, translate
+from bridge.frameworks.torch_whole_capture import FAILURES, OLDEST, capture, explained, translate
 from bridge.frameworks.torch_whole_inputs import (
     arguments_of,
     check_outputs,
@@ -25,7 +25,7 @@ from bridge.frameworks.torch_whole_inputs import (
     output_names,
     symbols,
 )
-from bridge.frameworks.torch_whole_loops import COUNTS, Loops, without_whole_slices
+from bridge.frameworks.torch_whole_loops import COUNTS, INSTEAD, Loops, without_whole_slices
 from bridge.frameworks.torch_whole_proof import prove_loops
 from bridge.frameworks.torch_whole_splice import Splice
 from bridge.frameworks.torch_whole_stubs import Trace

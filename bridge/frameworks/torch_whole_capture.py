@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from bridge.errors import BridgeError, Unsupported, UsageError
 from bridge.frameworks.torch_whole_inputs import Args
-from bridge.frameworks.torch_whole_loops import LIBRARY, OWN, Loops, watched
+from bridge.frameworks.torch_whole_loops import INSTEAD, LIBRARY, OWN, Loops, watched
 from bridge.frameworks.torch_whole_ops import translations
 from bridge.frameworks.torch_whole_stubs import Trace, stubbed
 
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
 FAILURES: Final = (TorchDynamoException, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
                    ArithmeticError, AssertionError, SyntaxError)  # fmt: skip
 """What tracing somebody's forward may raise; the rest is no verdict about the model."""
-
-INSTEAD: Final = (
-    "call the layer on the whole sequence (nn.LSTM for nn.LSTMCell), or fix the axis at the example's size: "
-    "dynamic={name: {0: 'batch'}}"
-)
-"""What to do about a loop over time."""
 
 FIX: Final = (
     "make forward run with any size of axes 0 and 1, or fix what must keep the example's size: "

@@ -36,10 +36,18 @@ COUNTS: Final = (3, 4)
 """How many steps are traced: more than two things that are stacked for another reason, and two that differ."""
 
 
+INSTEAD: Final = (
+    "call the layer on the whole sequence (nn.LSTM for nn.LSTMCell), or fix the axis at the example's size: "
+    "dynamic={name: {0: 'batch'}}"
+)
+"""What to do about a loop over time."""
+
+
 class At(int):
     """The number of a step in a sampled loop: good for indexing; anything else that is done with it is noted.
 
-    Code that compares or computes with the number may do at later steps what it did at none of the traced ones.
+    Code that compares or computes with the number may do at later steps what it did at none of the traced ones. The
+    exceptions are `T - 1 - at` and `-1 - at`, which count the same steps from the end.
     """
 
     loops: Loops
@@ -52,14 +60,29 @@ class At(int):
             at.loops = loops
         return found
 
+    def from_end(self) -> FromEnd:
+        """The step that is as far from the last as this one from the first, as Python counts from the end."""
+        found = FromEnd(-1 - int(self))
+        found.loops = self.loops
+        return found
+
+
+class FromEnd(At):
+    """The number of a step counted from the end: -1 is the last."""
+
 
 def _noting(name: str) -> Any:
     original = getattr(int, name)
 
     def method(self: At, *others: Any) -> Any:
+        if name == "__rsub__" and self.loops.is_last(others[0]) and not isinstance(self, FromEnd):
+            return self.from_end()
         frame = sys._getframe(1)  # noqa: SLF001
         if not frame.f_code.co_filename.startswith(LIBRARY):
             self.loops.fixed.append(self.loops.place_of(frame))
+        if any(isinstance(other, torch.SymInt) for other in others):  # neither of the two computes with the other
+            raise Unsupported("a loop over time computes with its length and the number of a step",
+                              where=self.loops.place_of(frame), do=INSTEAD)  # fmt: skip
         return original(self, *others)
 
     return method
@@ -121,6 +144,12 @@ class Loops:
         self.sampled.append(place)
         self.size = size
         return At.all(self)
+
+    def is_last(self, number: Any) -> bool:
+        """Whether `number` is the last step's, from the end or from the beginning of the loop met last."""
+        if isinstance(number, torch.SymInt):
+            return self.size is not None and bool(number.node.expr == (self.size - 1).node.expr)
+        return bool(number == -1)
 
     def place_of(self, frame: FrameType) -> str:
         """Say where a frame is: "file:line: code", and the path of the submodule whose forward it is."""

@@ -124,7 +124,7 @@ def _alike(node: ir.Node, first: ir.Node) -> bool:
 
 
 def _sequence(w: Writer, nodes: Sequence[ir.Node]) -> Series | None:
-    """What was taken apart step by step from the first or to the first, time first."""
+    """What was taken apart step by step, time first: from the first, to the first, or from the last (-1, -2, …)."""
     from bridge.graph.expressions import constant_of
 
     source = nodes[0].inputs[0]
@@ -132,13 +132,16 @@ def _sequence(w: Writer, nodes: Sequence[ir.Node]) -> Series | None:
     if source is None or source.shape is None or any(index is None or index.size != 1 for index in indices):
         return None
     steps = [int(np.ravel(index.numpy())[0]) for index in indices if index is not None]
-    scalar = all(index is not None and len(index.shape) == 0 for index in indices)
-    if sorted(steps) != list(range(len(nodes))) or steps not in (sorted(steps), sorted(steps)[::-1]) or not scalar:
+    if any(len(index.shape) != 0 for index in indices if index is not None):
+        return None
+    upward = list(range(len(nodes)))
+    backwards = steps != upward
+    if backwards and steps not in (upward[::-1], [-1 - at for at in upward]):
         return None
     axis = nodes[0].attributes["axis"].as_int() if "axis" in nodes[0].attributes else 0
     axis %= len(source.shape)
     order = [axis, *(at for at in range(len(source.shape)) if at != axis)]
-    return Series(w.transpose(source, order), backwards=steps[0] > 0)
+    return Series(w.transpose(source, order), backwards)
 
 
 def _applied(w: Writer, node: ir.Node, inputs: Sequence[Any], series: set[int], rank: int) -> ir.Value | None:

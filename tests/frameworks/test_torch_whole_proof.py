@@ -85,3 +85,55 @@ def test_a_loop_over_the_length_of_its_tensor_is_right_beside_another_tensor(ove
         expected = module(torch.from_numpy(x), torch.from_numpy(z))[0].numpy()
     # float32 against float32 over 9 steps: a few units in the last place.
     assert np.abs(bridge.run(proto, {"x": x, "z": z})["output_0"] - expected).max() < 32 * np.finfo(np.float32).eps
+
+
+class FromTheEnd(nn.Module):
+    """Steps a cell over x by an index that `index` makes of the length and the number of the step."""
+
+    def __init__(self, index: Any, padding: int = 0) -> None:
+        super().__init__()
+        self.cell, self.index, self.padding = nn.LSTMCell(3, 4), index, padding
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        length, outputs = x.shape[1], []
+        state = (x.new_zeros(x.shape[0], 4), x.new_zeros(x.shape[0], 4))
+        x = nn.functional.pad(x, (0, 0, 0, self.padding))
+        for t in range(length):
+            state = self.cell(x[:, self.index(length, t)], state)
+            outputs.append(state[0])
+        return torch.stack(outputs, 1)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [lambda length, t: length - 1 - t, lambda _, t: -1 - t, lambda _, t: ~t],
+    ids=["length - 1 - t", "-1 - t", "~t"],
+)
+def test_a_loop_that_counts_from_the_end_is_a_reverse_node(index: Any) -> None:
+    torch.manual_seed(0)
+    module = FromTheEnd(index).eval()
+    proto = bridge.to_onnx(module, example=(torch.zeros(2, 6, 3),))
+    (node,) = [node for node in proto.graph.node if node.op_type == "LSTM"]
+    assert {entry.name: entry.s for entry in node.attribute}["direction"] == b"reverse"
+    x = np.random.default_rng(0).standard_normal((3, 17, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x)).numpy()
+    # float32 against float32 over 17 steps: a few units in the last place.
+    assert np.abs(bridge.run(proto, {"x": x})["output"] - expected).max() < 32 * np.finfo(np.float32).eps
+
+
+@pytest.mark.parametrize(
+    ("index", "padding", "text"),
+    [
+        (lambda length, t: length - 1 - t, 1, "something else at later steps"),
+        (lambda length, t: length - t, 1, "computes with its length and the number of a step"),
+        (lambda length, t: t - length, 0, "computes with its length and the number of a step"),
+    ],
+    ids=["an axis that is longer than the loop", "length - t", "t - length"],
+)
+def test_a_loop_that_counts_otherwise_is_refused(index: Any, padding: int, text: str) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(Unsupported, match=text) as caught:
+        bridge.to_onnx(FromTheEnd(index, padding).eval(), example=(torch.zeros(2, 6, 3),))
+    assert "test_torch_whole_proof.py" in str(caught.value)
+    assert "nn.LSTM for nn.LSTMCell" in caught.value.do
