@@ -36,6 +36,14 @@ BINARY: Final = MappingProxyType(
 )  # fmt: skip
 """Operators of two inputs that broadcast."""
 
+WITH_ALPHA: Final = MappingProxyType(
+    {"Celu": ("jax.nn.celu", 1.0), "Elu": ("jax.nn.elu", 1.0), "LeakyRelu": ("jax.nn.leaky_relu", 0.01)}
+)
+"""Operators of one input and a number alpha: the function that takes both, and what alpha is where none is given."""
+
+SELU: Final = (1.6732631921768188, 1.0507010221481323)
+"""Alpha and gamma of Selu where none are given, as jax.nn.selu has them."""
+
 ON_SIZES: Final[MappingProxyType[str, Callable[[Any, Any], Any]]] = MappingProxyType(
     {"Add": lambda a, b: a + b, "Sub": lambda a, b: a - b, "Mul": lambda a, b: a * b, "Div": lambda a, b: a // b}
 )
@@ -75,7 +83,21 @@ def binary(op: str, template: str) -> Callable[..., Operand]:
     return emit
 
 
-EMITTERS: Final = (*(unary(*row) for row in UNARY.items()), *(binary(*row) for row in BINARY.items()))
+def with_alpha(op: str, function: str, default: float) -> Callable[..., Operand]:
+    """The emitter of an operator in WITH_ALPHA."""
+
+    @emits(op)
+    def emit(site: Site, X: Operand, *, alpha: float = default) -> Operand:
+        return site.through(X, lambda text: f"{function}({text}, {literal(np.float32(alpha))})")
+
+    return emit
+
+
+EMITTERS: Final = (
+    *(unary(*row) for row in UNARY.items()),
+    *(binary(*row) for row in BINARY.items()),
+    *(with_alpha(op, *row) for op, row in WITH_ALPHA.items()),
+)
 
 
 def combine(site: Site, A: Operand, B: Operand, template: str) -> Operand:
@@ -226,18 +248,6 @@ def _is_size(item: int | str) -> bool:
     return (isinstance(item, int) and item > 0) or re.fullmatch(r"§\d+§\.shape\[\d+\]", str(item)) is not None
 
 
-@emits("LeakyRelu")
-def leaky_relu(site: Site, X: Operand, *, alpha: float = 0.01) -> Operand:
-    """max(x, alpha x)."""
-    return site.through(X, lambda text: f"jax.nn.leaky_relu({text}, {literal(np.float32(alpha))})")
-
-
-@emits("Elu")
-def elu(site: Site, X: Operand, *, alpha: float = 1.0) -> Operand:
-    """Below zero alpha (exp(x) - 1)."""
-    return site.through(X, lambda text: f"jax.nn.elu({text}, {literal(np.float32(alpha))})")
-
-
 @emits("HardSigmoid")
 def hard_sigmoid(site: Site, X: Operand, *, alpha: float = 0.2, beta: float = 0.5) -> Operand:
     """clip(alpha x + beta, 0, 1)."""
@@ -252,16 +262,10 @@ def gelu(site: Site, X: Operand, *, approximate: Any = "none") -> Operand:
     return site.through(X, lambda text: f"jax.nn.gelu({text}, approximate={name == 'tanh'})")
 
 
-@emits("Celu")
-def celu(site: Site, X: Operand, *, alpha: float = 1.0) -> Operand:
-    """Below zero alpha (exp(x / alpha) - 1)."""
-    return site.through(X, lambda text: f"jax.nn.celu({text}, {literal(np.float32(alpha))})")
-
-
 @emits("Selu")
-def selu(site: Site, X: Operand, *, alpha: float = 1.6732631921768188, gamma: float = 1.0507010221481323) -> Operand:
+def selu(site: Site, X: Operand, *, alpha: float = SELU[0], gamma: float = SELU[1]) -> Operand:
     """Gamma times elu; jax.nn.selu has the default numbers."""
-    if (np.float32(alpha), np.float32(gamma)) == (np.float32(1.6732631921768188), np.float32(1.0507010221481323)):
+    if np.allclose((alpha, gamma), SELU, rtol=np.finfo(np.float32).eps, atol=0):
         return site.through(X, "jax.nn.selu({})".format)
     scale, inner = literal(np.float32(gamma)), literal(np.float32(alpha))
     return site.through(X, lambda text: f"{scale} * jax.nn.elu({text}, {inner})")
