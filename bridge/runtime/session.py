@@ -62,6 +62,7 @@ class Session:
 
     def __init__(self, source: Any, *, device: Device = "auto") -> None:
         from bridge.graph import as_model
+        from bridge.graph.int8 import shares_int8
         from bridge.graph.runnable import runnable
 
         if device not in ("auto", "cpu", "cuda"):
@@ -74,7 +75,7 @@ class Session:
         with translated("onnxruntime", self._library, do=_advice(model)):
             self._session = self._library.InferenceSession(
                 _payload(source if model is given else model, model),
-                session_options(self._library, byte_sums=not _shares_int8(model)),
+                session_options(self._library, byte_sums=not shares_int8(model)),
                 providers=[(CUDA, dict(CUDA_OPTIONS)), CPU] if on_cuda else [CPU],
                 enable_fallback=0,
                 disabled_optimizers=_fatal_optimizers(model),
@@ -102,15 +103,6 @@ class Session:
         with translated("onnxruntime", self._library):
             results = self._session.run(names, feeds)
         return RunResult(dict(zip(names, results, strict=True)), dict(self.providers))
-
-
-def _shares_int8(model: ir.Model) -> bool:
-    """Whether several nodes read the same int8 constant."""
-    return any(
-        value.dtype is not None and value.dtype.name == "INT8" and len(value.uses()) > 1
-        for graph in (model.graph, *model.graph.subgraphs())
-        for value in graph.initializers.values()
-    )
 
 
 def _fatal_optimizers(model: ir.Model) -> list[str]:

@@ -82,18 +82,29 @@ def test_product_with_dequantised_weights_is_one_of_floats():
     assert (error <= (inputs + 1) * np.finfo(np.float32).eps * (np.abs(x) @ np.abs(exact))).all()
 
 
-@pytest.mark.parametrize("products", [1, 2])  # the second reads the same weights
-def test_product_of_bytes_does_not_saturate(products):
+BYTES = {
+    "one": "y = MatMulInteger (a, b)",
+    "two of the same weights": "y = MatMulInteger (a, b)  z = MatMulInteger (a, b)",
+    "behind a node": "c = Identity (b)  y = MatMulInteger (a, c)  z = MatMulInteger (a, c)",
+    "dequantised": "c = DequantizeLinear (b, one)  d = Cast <to = 1> (a)  y = MatMul (d, c)  z = MatMul (d, c)",
+}
+"""Products of uint8 and int8, the second of the same weights."""
+
+
+@pytest.mark.parametrize("constant", [False, True], ids=["initialiser", "Constant"])
+@pytest.mark.parametrize("nodes", BYTES.values(), ids=BYTES)
+def test_product_of_bytes_does_not_saturate(nodes, constant):
     left, right = np.full((1, 64), 255, np.uint8), np.full((64, 8), 127, np.int8)
-    names = [f"y{at}" for at in range(products)]
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["a", "b"], [name]) for name in names], "g",
-        [helper.make_tensor_value_info("a", onnx.TensorProto.UINT8, ["n", 64])],
-        [helper.make_tensor_value_info(name, onnx.TensorProto.INT32, ["n", 8]) for name in names],
-        [numpy_helper.from_array(right, "b")],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    for array in run_model(model, {"a": left}).outputs.values():
+    kind = "float" if "MatMul (" in nodes else "int32"
+    outputs = ", ".join(f"{kind}[n, 8] {name}" for name in "yz" if f"{name} = " in nodes)
+    model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (uint8[n, 64] a) => ({outputs}) {{ one = Constant <value = float {{1.0}}> ()  {nodes} }}""")
+    weights = numpy_helper.from_array(right, "b")
+    if constant:
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["b"], value=weights))
+    else:
+        model.graph.initializer.append(weights)
+    for array in run_model(model, {"a": left}).outputs.values():  # whole numbers below 2 ** 24: exact in float32 too
         np.testing.assert_array_equal(array, np.full((1, 8), 64 * 255 * 127))
 
 
