@@ -36,7 +36,7 @@ FILES: Final = MappingProxyType(
 
 
 EXPORTING: Final = threading.RLock()
-"""Held by whoever exports: while a framework traces, methods of its classes are replaced for all threads at once.
+"""Held by whoever exports or runs a live model: while a framework traces, methods of its classes are replaced for all threads at once.
 
 Re-entrant, because an export may meet another one inside (a file that is loaded, an imported graph).
 """
@@ -104,8 +104,7 @@ def to_ir(source: object, options: ExportOptions | None = None) -> ir.Model:
         return _export_cell(source, options or ExportOptions())
     owner = door_of(source)
     if owner is not None:
-        with EXPORTING:
-            model = owner.export(source, options or ExportOptions())
+        model = export(owner, source, options or ExportOptions())
         check_loadable(model, _named(source))
         return model
     if options is not None and options != ExportOptions():
@@ -115,6 +114,18 @@ def to_ir(source: object, options: ExportOptions | None = None) -> ir.Model:
             do="give them where the graph is exported from its framework",
         )
     return runnable(graph.as_model(source))
+
+
+def export(owner: Door, source: object, options: ExportOptions) -> ir.Model:
+    """What `owner` exports, while no other thread exports or runs a live model."""
+    with EXPORTING:
+        return owner.export(source, options)
+
+
+def execute(owner: Door, source: object, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What `owner` computes, while no other thread exports: the classes that it runs may be replaced then."""
+    with EXPORTING:
+        return owner.execute(source, feeds)
 
 
 def _named(source: object) -> str:

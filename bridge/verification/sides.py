@@ -114,8 +114,10 @@ def native(source: object, options: ExportOptions, model: ir.Model) -> Side:
     owner = conversion.door_of(source)
     if owner is None:
         raise UsageError("not a live source", where="verify", got=label(source))
-    own = owner.export(source, options)
-    execute = _rearranged(lambda feeds: owner.execute(source, feeds), Interface.of(own), Interface.of(model))
+    own = conversion.export(owner, source, options)
+    execute = _rearranged(
+        lambda feeds: conversion.execute(owner, source, feeds), Interface.of(own), Interface.of(model)
+    )
     return Side(label(source), execute, same_padding=_framework(own) == _framework(model))
 
 

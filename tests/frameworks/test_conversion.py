@@ -50,3 +50,16 @@ def test_threads_that_export_at_once_get_what_each_gets_alone(kind: Callable[[in
     with ThreadPoolExecutor(THREADS) as pool:
         protos = list(pool.map(export, models))
     assert protos == [bridge.to_onnx(model, example=(x,)).SerializeToString() for model in models]
+
+
+def test_threads_that_verify_at_once_all_agree() -> None:
+    x = {"x": np.random.default_rng(0).standard_normal((2, 5, 4)).astype(np.float32)}
+    together = threading.Barrier(THREADS)
+
+    def verify(model: nn.Module) -> bridge.Report:
+        together.wait()
+        return bridge.verify(model, "torch", inputs=x)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        reports = list(pool.map(verify, [TorchTagger(3 + at).eval() for at in range(THREADS)]))
+    assert all(report.passed for report in reports), "\n".join(map(str, reports))
