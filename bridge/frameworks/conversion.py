@@ -36,7 +36,8 @@ FILES: Final = MappingProxyType(
 
 
 EXPORTING: Final = threading.RLock()
-"""Held by whoever exports or runs a live model: while a framework traces, methods of its classes are replaced for all threads at once.
+"""Held by whoever exports or runs a live model: while a framework traces, methods of its classes are replaced for all
+threads at once.
 
 Re-entrant, because an export may meet another one inside (a file that is loaded, an imported graph).
 """

@@ -10,7 +10,7 @@ from bridge.ops import recurrent_activations as formulas
 from bridge.ops.backend import Array
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
-from bridge.ops.sizes import as_sizes, count, positions
+from bridge.ops.sizes import as_sizes, elements, positions
 
 
 @handles("Sigmoid", versions={6, 13})
@@ -165,5 +165,5 @@ def shrink(node: Node, input: Array, *, bias: float = 0.0, lambd: float = 0.5) -
 def _flattened(node: Node, data: Array, axis: int, function: Callable[..., Array]) -> Array:
     sizes = as_sizes(data.shape)
     at = axis % max(len(data.shape), 1)
-    flat = node.xp.reshape(data, (count(sizes[:at]), count(sizes[at:])))
+    flat = node.xp.reshape(data, (elements(sizes[:at]), elements(sizes[at:])))
     return node.xp.reshape(function(node, flat, axis=-1), sizes)

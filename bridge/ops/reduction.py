@@ -11,7 +11,7 @@ import numpy as np
 from bridge.ops.backend import Array
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
-from bridge.ops.sizes import as_sizes, count
+from bridge.ops.sizes import as_sizes, elements
 
 Reduce = Callable[[Node, Array, tuple[int, ...], bool], Array]
 
@@ -30,8 +30,8 @@ def _fold(name: str) -> Reduce:
             data = node.backend.astype(data, np.dtype(np.uint8))
             return _over(node, name, data, axes, keepdims) != 0
         if name == "mean" and dtype.kind != "f":
-            elements = count(data.shape[at] for at in axes)
-            return node.backend.astype(node.xp.sum(data, axis=axes, keepdims=keepdims) / elements, dtype)
+            total = elements(data.shape[at] for at in axes)
+            return node.backend.astype(node.xp.sum(data, axis=axes, keepdims=keepdims) / total, dtype)
         return node.backend.astype(_over(node, name, data, axes, keepdims), dtype)
 
     return fold

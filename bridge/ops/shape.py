@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,7 +13,13 @@ from bridge.ops.backend import Array
 from bridge.ops.dtypes import numpy_dtype
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
-from bridge.ops.sizes import Size, as_size, as_sizes, count, has_symbols, is_symbol, size_array
+from bridge.ops.sizes import Size, as_size, as_sizes, elements, has_symbols, is_symbol, size_array
+
+FAR: Final = np.iinfo(np.int32).max
+"""Places at or past this are past any size."""
+
+OPEN_ENDS: Final = (np.iinfo(np.int32).max, np.iinfo(np.int64).max)
+"""By which the ONNX text advises to say "to the end"."""
 
 LAYOUT_VERSIONS = frozenset({21, 23, 24, 25})
 """Releases that only added element types to the whole family."""
@@ -36,9 +42,10 @@ def reshape(node: Node, data: Array, shape: np.ndarray, *, allowzero: int = 0) -
     """A new shape: -1 is what is left over, 0 copies the axis unless `allowzero`."""
     sizes = list(as_sizes(shape))
     if not allowzero:
-        sizes = [as_size(data.shape[at]) if size == 0 else size for at, size in enumerate(sizes)]
-    if -1 in sizes and not any(map(is_symbol, (*sizes, *data.shape))):
-        others, total = count(size for size in sizes if size != -1), count(data.shape)
+        sizes = [data.shape[at] if size == 0 else size for at, size in enumerate(sizes)]
+    # JAX may trace symbols, and TensorFlow sizes that it does not know.
+    if -1 in sizes and all(isinstance(size, int) for size in (*sizes, *data.shape)):
+        others, total = elements(size for size in sizes if size != -1), elements(data.shape)
         if others == 0 or total % others:
             node.reject("the sizes do not fit the data", got=tuple(data.shape), expected=sizes)
         sizes[sizes.index(-1)] = total // others
@@ -49,7 +56,7 @@ def reshape(node: Node, data: Array, shape: np.ndarray, *, allowzero: int = 0) -
 def flatten(node: Node, input: Array, *, axis: int = 1) -> Array:
     """Two axes: the product of the sizes before `axis`, and of those from it on."""
     axis = axis + len(input.shape) if axis < 0 else axis
-    return node.xp.reshape(input, (count(input.shape[:axis]), count(input.shape[axis:])))
+    return node.xp.reshape(input, (elements(input.shape[:axis]), elements(input.shape[axis:])))
 
 
 @handles("Squeeze", versions={1, 11})
@@ -176,8 +183,10 @@ def _sliced(node: Node, data: Array, starts: Any, ends: Any, axes: Any, steps: A
     cuts: list[slice] = [slice(None)] * len(data.shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis, size, step = int(axis) % len(data.shape), as_size(data.shape[int(axis)]), int(step)
-        if any(map(is_symbol, (start, end, size))):  # JAX clamps a slice as Slice-13 does
-            cuts[axis] = slice(_bound(start), _bound(end), step)
+        # Source: onnxruntime 1.31.1, measured: such an end of a range that runs backwards takes in the first element.
+        end = -FAR if step < 0 and end in OPEN_ENDS else end
+        if any(map(is_symbol, (start, end, size))):
+            cuts[axis] = _symbolic_cut(node, as_size(start), as_size(end), step)
             continue
         cut = _bounds(int(start), int(end), size, step)
         if step > 0:
@@ -187,9 +196,25 @@ def _sliced(node: Node, data: Array, starts: Any, ends: Any, axes: Any, steps: A
     return data[tuple(cuts)]
 
 
-def _bound(place: Size) -> Size | None:
-    """A place in a slice; None for a number past any size, by which exporters mean the end of the axis."""
-    return as_size(place) if is_symbol(place) or abs(int(place)) < np.iinfo(np.int32).max else None
+def _symbolic_cut(node: Node, start: Size, end: Size, step: int) -> slice:
+    """A slice of an axis whose size only a call knows: JAX clamps it as Python does, and so as Slice-13 says.
+
+    Not so where a range that runs backwards starts before the first element: there Slice-13 starts at the first.
+    """
+    if step < 0 and not is_symbol(start) and start < -1:
+        node.refuse("runs backwards from a place counted from the end, on an axis whose size only a call knows",
+                    got=start, do="start at -1, or export it for one size")  # fmt: skip
+    first, last = (FAR, -FAR) if step < 0 else (-FAR, FAR)
+    ends = [(None if place == end_of_axis else place, place == other_end) for place, end_of_axis, other_end in
+            ((_near(start), first, last), (_near(end), last, first))]  # fmt: skip
+    if any(is_empty for _, is_empty in ends):
+        return slice(0, 0)
+    return slice(ends[0][0], ends[1][0], step)
+
+
+def _near(place: Size) -> Size:
+    """A place in an axis; +-FAR where it is past any size, by which exporters mean an end of the axis."""
+    return place if is_symbol(place) or abs(place) < FAR else FAR if place > 0 else -FAR
 
 
 def _bounds(start: int, end: int, size: int, step: int) -> range:
@@ -210,7 +235,7 @@ def shape(node: Node, data: Array, *, end: int | None = None, start: int = 0) ->
 @handles("Size", versions={1, 13, 19} | LAYOUT_VERSIONS, raw=True, differentiable=False)
 def size(node: Node, data: Array) -> np.ndarray:
     """The number of elements, known while tracing."""
-    return size_array([count(data.shape)]).reshape(())
+    return size_array([elements(data.shape)]).reshape(())
 
 
 @handles("Expand", versions={8, 13}, static=["shape"])

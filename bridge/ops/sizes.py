@@ -19,8 +19,8 @@ Size = Any
 
 
 def is_symbol(size: object) -> bool:
-    """Whether a size is not known yet. No other framework has such sizes, so this needs no import of JAX."""
-    return type(size).__module__.partition(".")[0] == "jax"
+    """Whether a size is a symbol of `jax.export`; told by its class, for a tracer has an aval and shapes have none."""
+    return type(size).__module__.partition(".")[0] == "jax" and not hasattr(size, "aval")
 
 
 def as_size(size: Size) -> Size:
@@ -33,7 +33,7 @@ def as_sizes(sizes: Iterable[Size]) -> tuple[Size, ...]:
     return tuple(map(as_size, sizes))
 
 
-def count(sizes: Iterable[Size]) -> Size:
+def elements(sizes: Iterable[Size]) -> Size:
     """The number of elements."""
     return math.prod(as_sizes(sizes))
 
@@ -53,7 +53,7 @@ def size_array(sizes: Sequence[Size]) -> np.ndarray:
 
 def has_symbols(value: object) -> bool:
     """Whether a static value holds symbols."""
-    return isinstance(value, np.ndarray) and value.dtype == object
+    return isinstance(value, np.ndarray) and value.dtype == object and any(map(is_symbol, value.flat))
 
 
 def positions(backend: Backend, size: Size, like: Array, dtype: type[np.integer[Any]] = np.int64) -> Array:

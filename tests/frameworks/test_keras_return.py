@@ -333,3 +333,12 @@ def test_an_index_before_the_first_row_is_never_counted_from_the_end_again() -> 
     np.testing.assert_array_equal(numpy(model(np.array([-4, -1]))), numpy(model(np.array([0, 3]))))
     with pytest.raises(tf.errors.InvalidArgumentError, match="not in"):
         model(np.array([-5]))
+
+
+def test_a_graph_of_tensorflow_whose_batch_is_not_known() -> None:
+    w = Writer()
+    x = w.input("x", "float32", ["batch", 4, 2])
+    w.output(w.op("Exp", w.op("Reshape", w.op("Abs", x), w.constant([-1, 8]))), "y")
+    model, given = bridge.to_keras(w.model()), draw(3, 4, 2)
+    traced = tf.function(model, input_signature=[tf.TensorSpec([None, 4, 2], tf.float32)])
+    np.testing.assert_array_equal(numpy(traced(given)), numpy(model(given)))

@@ -110,6 +110,9 @@ def _shapes(rng: np.random.Generator) -> Iterator[Row]:
     yield Row("Split", {"input": x}, {"axis": 2, "split": [2, 4]}, opset=11, outputs=2)
     ends = {"starts": np.array([4, -1], I64), "ends": np.array([-100, 2**62], I64)}
     yield Row("Slice", {"data": x}, constants={**ends, "axes": np.array([2, 0], I64), "steps": np.array([-2, 1], I64)})
+    for end in (2**31 - 1, 2**63 - 1, 2**40, -(2**63)):  # the first two onnxruntime takes for the beginning
+        ends = {"starts": np.array([-1], I64), "ends": np.array([end], I64)}
+        yield Row("Slice", {"data": x}, constants={**ends, "axes": np.array([2], I64), "steps": np.array([-1], I64)})
     yield Row("Slice", {"data": x}, {"starts": [1], "ends": [5], "axes": [2]}, opset=9)
     yield Row("Shape", {"data": x}, {"start": 1})
     yield Row("Size", {"data": x})
