@@ -58,11 +58,20 @@ class Interface:
         return mine == theirs
 
     def conflict(self, other: Interface) -> tuple[str, str] | None:
-        """The first input that no array can be for both, as each side declares it; None where there is none."""
+        """The first input that no array can be for both, on either side in the neutral arrangement; None without one.
+
+        What a side leaves open, a number of states too, is no conflict.
+        """
         mine, theirs = _arrangements(self.inputs), _arrangements(other.inputs)
         for name in (name for name in mine if name in theirs):
-            if _differ(mine[name], theirs[name]):
-                return _shown(name, mine[name]), _shown(name, theirs[name])
+            left, right = mine[name], theirs[name]
+            if left is None or right is None:
+                continue
+            if len(left) != len(right):
+                return f"{name}: {len(left)}", f"{name}: {len(right)}"
+            for own, its in zip(left, right, strict=True):
+                if _differ(own, its):
+                    return f"{name}: {_shown(own)}", f"{name}: {_shown(its)}"
         return None
 
 
@@ -106,43 +115,46 @@ def arranged(ports: tuple[Port, ...], values: Mapping[str, np.ndarray | list[np.
     return result
 
 
-Arrangement = list[tuple[np.dtype[np.generic], tuple[int | str | None, ...] | None]]
-"""Dtype and sizes of one neutral array; of each state of one kind."""
+Element = tuple[np.dtype[np.generic], tuple[int | str | None, ...] | None]
+"""Dtype and sizes of one neutral array."""
 
 
-def _arrangements(ports: tuple[Port, ...]) -> dict[str, Arrangement]:
-    """What `neutral` makes of arrays of these ports, by name or kind of state."""
-    result: dict[str, Arrangement] = {}
+def _arrangements(ports: tuple[Port, ...]) -> dict[str, list[Element] | None]:
+    """What `neutral` makes of arrays of these ports, by name or kind of state; None where their number is open."""
+    result: dict[str, list[Element] | None] = {}
     for port in ports:
         kind, dims = _state_kind(port.name), port.dims
-        if kind is not None and dims is not None and len(dims) == 3:
-            count = dims[0] if isinstance(dims[0], int) else 1
-            result.setdefault(kind, []).extend([(port.dtype, dims[1:])] * count)
+        name, known = kind or port.name, result.setdefault(kind or port.name, [])
+        if known is None:
+            continue
+        if kind is not None and (dims is None or len(dims) != 2):
+            is_stack = dims is not None and len(dims) == 3 and isinstance(dims[0], int)
+            if dims is None or not is_stack:
+                result[name] = None
+                continue
+            known.extend([(port.dtype, dims[1:])] * int(dims[0] or 0))
             continue
         if port.is_sequence and dims is not None:
             dims = ("time", "batch", *(dim for dim in dims if dim not in ("time", "batch")))
-        result.setdefault(kind or port.name, []).append((port.dtype, dims))
+        known.append((port.dtype, dims))
     return result
 
 
-def _differ(mine: Arrangement, theirs: Arrangement) -> bool:
-    if len(mine) != len(theirs):
+def _differ(mine: Element, theirs: Element) -> bool:
+    (own_dtype, own), (dtype, dims) = mine, theirs
+    if own_dtype != dtype:
         return True
-    for (own_dtype, own), (dtype, dims) in zip(mine, theirs, strict=True):
-        if own_dtype != dtype:
-            return True
-        if own is None or dims is None:
-            continue
-        sizes = [pair for pair in zip(own, dims, strict=False) if all(isinstance(size, int) for size in pair)]
-        if len(own) != len(dims) or any(left != right for left, right in sizes):
-            return True
-    return False
+    if own is None or dims is None:
+        return False
+    pairs = zip(own, dims, strict=False)
+    return len(own) != len(dims) or any(
+        isinstance(left, int) and isinstance(right, int) and left != right for left, right in pairs
+    )
 
 
-def _shown(name: str, arrangement: Arrangement) -> str:
-    dtype, dims = arrangement[0]
-    sizes = "" if dims is None else f" [{', '.join(map(str, dims))}]"
-    return f"{name}: {f'{len(arrangement)} times ' if len(arrangement) > 1 else ''}{dtype}{sizes}"
+def _shown(element: Element) -> str:
+    dtype, dims = element
+    return str(dtype) if dims is None else f"{dtype} [{', '.join(map(str, dims))}]"
 
 
 def _state_kind(name: str) -> str | None:

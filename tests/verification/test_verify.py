@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from jsonschema import Draft202012Validator
@@ -121,9 +122,25 @@ def test_models_without_a_common_signature_are_refused(lstm: torch.nn.LSTM) -> N
 @pytest.mark.parametrize(
     ("other", "got"),
     [(torch.nn.LSTM(4, 6), r"initial_h: float32 \[batch, 6\]"), (torch.nn.LSTM(3, 5), r"input: float32 .*, 3\]"),
-     (torch.nn.LSTM(4, 5, num_layers=2), "initial_h: 2 times"), (torch.nn.LSTM(4, 5).double(), "input: float64")],
+     (torch.nn.LSTM(4, 5, num_layers=2), "initial_h: 2"), (torch.nn.LSTM(4, 5).double(), "input: float64")],
     ids=["hidden", "inputs", "layers", "dtype"],
 )  # fmt: skip
 def test_models_of_other_sizes_are_refused_before_they_run(other: torch.nn.LSTM, got: str) -> None:
     with pytest.raises(UsageError, match=f"take different inputs\n.*{got}"):
         bridge.verify(torch.nn.LSTM(4, 5), other)
+
+
+@pytest.mark.parametrize("count", ["directions", None])
+def test_a_number_of_states_that_one_side_leaves_open_is_no_conflict(count: str | None) -> None:
+    cell = random_cell("LSTM", 3, 4, np.random.default_rng(0), direction="bidirectional")
+    model = bridge.to_onnx(cell, states="inputs")
+    other = onnx.ModelProto.FromString(model.SerializeToString())
+    for value in other.graph.input[1:]:
+        value.type.tensor_type.shape.dim[0].Clear()
+        value.type.tensor_type.shape.dim[0].dim_param = count or ""
+    rng = np.random.default_rng(1)
+    inputs = {"input": rng.standard_normal((5, 2, 3)).astype(np.float32),
+              **{name: rng.standard_normal((2, 2, 4)).astype(np.float32)
+                 for name in ("initial_h", "initial_c")}}  # fmt: skip
+    assert bridge.verify(model, other, inputs=inputs).passed
+    assert bridge.verify(other, model, inputs=inputs).passed
