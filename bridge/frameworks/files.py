@@ -228,19 +228,28 @@ def _save_keras(source: str, found: Mapping[str, Cell], target: Path) -> None:
 
 
 def with_biases(model: ir.Model, found: Iterable[Cell]) -> ir.Model:
-    """`model` with the biases of `found` in its recurrent nodes, in order.
+    """`model` with the biases of `found` in those of its recurrent nodes, in order, that hold their rounded sum.
 
-    A layer with one bias holds the sum of the operator's two, rounded to its dtype. That rounding is right and is no
-    other function, but two graphs can be told apart by it.
+    A layer with one bias holds the sum of the operator's two in its dtype. That rounding is right and is no other
+    function, but two graphs can be told apart by it. A node with any other bias keeps it.
     """
     from bridge.graph import recurrent_nodes
     from bridge.graph.updating import with_weights
 
     # A Scan (float64) keeps its own: evaluated in float64, its sum is rounded as every other one.
     biases = {str(node.name): {INPUTS.index("B"): cell.B}
-              for (_, node, _, _), cell in zip(recurrent_nodes(model), found, strict=True)
-              if cell.B is not None and node.op_type != "Scan"}  # fmt: skip
+              for (_, node, own, _), cell in zip(recurrent_nodes(model), found, strict=True)
+              if node.op_type != "Scan" and own is not None and cell.B is not None and _holds_sum(own, cell)
+              }  # fmt: skip
     return with_weights(model, {}, biases)
+
+
+def _holds_sum(own: Cell, cell: Cell) -> bool:
+    """Whether only the sum of the two biases of `cell` counts, and `own` has that sum, rounded once."""
+    if own.B is None or cell.B is None or (cell.op == "GRU" and cell.linear_before_reset):
+        return False
+    first, second = (np.add(*np.split(biases, 2, axis=1)) for biases in (own.B, cell.B))
+    return bool(np.array_equal(first, second))
 
 
 def check_same_function(first: ir.Model, second: ir.Model, where: str) -> None:

@@ -66,7 +66,13 @@ def prove_loops(module: nn.Module, model: ir.Model, args: Args, places: Sequence
     symbols = sorted({str(dim.value) for port in ports.values() for dim in _dims(port) if not isinstance(dim, int)})
     for times in TIMES:
         feeds = _feeds(bound, ports, dict.fromkeys(symbols, times))
-        differing = _differing(run_whole(module, feeds), evaluate(model, feeds))
+        try:
+            own = run_whole(module, feeds)
+        except FAILURES as error:
+            raise Unsupported("a Python loop over time fails where its axes are longer", where=where,
+                              got=f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; "
+                              + "; ".join(dict.fromkeys(places)), do=ONE_NAME) from error  # fmt: skip
+        differing = _differing(own, evaluate(model, feeds))
         if differing:
             found = "; ".join([f"another {differing} at other lengths", *dict.fromkeys(places)])
             raise Unsupported("a Python loop over time does something else at later steps, and cannot become one layer",
@@ -104,8 +110,12 @@ def _feeds(
 def _differing_apart(module: nn.Module, model: ir.Model, feeds: Mapping[str, np.ndarray]) -> str:
     """`_differing`, "" too where the module does not take such sizes, or the graph refuses them as loudly."""
     try:
-        own, graph = run_whole(module, feeds), evaluate(model, feeds)
-    except (BridgeError, *FAILURES):
+        own = run_whole(module, feeds)
+    except FAILURES:
+        return ""
+    try:
+        graph = evaluate(model, feeds)
+    except (BridgeError, ValueError):  # ValueError: numpy's, of sizes that do not fit together
         return ""
     return _differing(own, graph)
 

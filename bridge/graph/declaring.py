@@ -63,8 +63,10 @@ def settle(graph: ir.Graph, symbols: ir.Shape | None, sizes: Sequence[int | str]
     """Inputs of `graph` have the `sizes` that are numbers wherever they have the same symbols."""
     import onnx_ir as ir
 
+    # Not 1: that may be meant for all, as one initial state for every sequence.
     known = {dim.value: size for dim, size in zip(symbols or (), sizes, strict=False)
-             if isinstance(dim, ir.SymbolicDim) and dim.value is not None and isinstance(size, int)}  # fmt: skip
+             if isinstance(dim, ir.SymbolicDim) and dim.value is not None and isinstance(size, int) and size != 1
+             }  # fmt: skip
     for value in graph.inputs:
         if known and value.shape is not None:
             value.shape = ir.Shape([dim if isinstance(dim, int) else known.get(str(dim.value), dim)

@@ -164,7 +164,7 @@ def test_every_elementwise_operator(tmp_path: Path) -> None:
     truths = w.op("Greater", a, b), w.op("Less", a, w.constant(np.float32(0.1)))
     made = {}
     for op in UNARY:
-        if op not in ("Acos", "Acosh", "Asin", "Atanh", "BitwiseNot", "Tan"):
+        if op not in ("Acos", "Acosh", "Asin", "Atanh", "BitwiseNot", "IsNaN", "Tan"):
             given = truths[0] if op == "Not" else positive(w, a) if op in ("Log", "Sqrt", "Reciprocal") else a
             made[op] = w.op(op, given)
     for op in (*BINARY, "Max", "Min"):
@@ -179,6 +179,7 @@ def test_every_elementwise_operator(tmp_path: Path) -> None:
              "BitwiseNot": w.op("BitwiseNot", bits[0]), "Tan": w.op("Tan", inside)}  # fmt: skip
     made |= {op: w.op(op, *bits) for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")}
     infinite = w.op("Div", a, w.constant(np.float32(0)))
+    made["IsNaN"] = w.op("IsNaN", w.op("Sqrt", a))  # half of them negative
     made |= {"infinite": w.op("IsInf", infinite), "below": w.op("IsInf", infinite, detect_positive=0),
              "above": w.op("IsInf", infinite, detect_negative=0), "celu": w.op("Celu", a, alpha=0.7),
              "selu": w.op("Selu", a), "selu_of": w.op("Selu", a, alpha=1.2, gamma=0.9),
@@ -244,7 +245,10 @@ def test_every_operator_that_picks_and_places(tmp_path: Path) -> None:
         "largest": largest, "where": where, "smallest": smallest, "bottom": bottom,
         "elements": w.op("GatherElements", x, few, axis=1),
         "sorted": w.op("GatherElements", x, where, axis=2),
-        "set": w.op("ScatterND", x, places, rows), "added": w.op("ScatterND", x, places, rows, reduction="add"),
+        "set": w.op("ScatterND", x, places, rows),
+        **{how: w.op("ScatterND", x, places, rows, reduction=how) for how in ("add", "mul", "max", "min")},
+        "flat": w.op("TopK", w.op("Round", x), w.constant([4]), outputs=2)[1],  # ties, of zeros of both signs too
+        "flat_down": w.op("TopK", w.op("Round", x), w.constant([4]), largest=0, outputs=2)[1],
         "one_hot": w.op("OneHot", at, w.constant(np.array(5)), w.constant(np.float32([0, 1]))),
         "from_end": w.op("OneHot", w.op("Neg", at), w.constant(np.array(3)), w.constant([7, -2]), axis=1),
         "upper": w.op("Trilu", x), "lower": w.op("Trilu", x, w.constant(np.array(1)), upper=0),
@@ -331,6 +335,35 @@ def test_every_reduction_and_layer(tmp_path: Path) -> None:
     assert [text.count(f"nnx.{kind}Norm(") for kind in ("Batch", "Instance", "Layer")] == [1] * 3
     assert text.count("nnx.Linear(") == 3
     assert "use_bias=False" in text
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax"])
+def test_several_axes_as_one_are_refused(op: str, tmp_path: Path) -> None:
+    import onnx
+
+    text = f"""<ir_version: 7, opset_import: ["" : 11]> g (float[batch, 3, 4] x) => (float[batch, 3, 4] y) {{
+      y = {op} ATTRIBUTES (x) }}"""
+    with pytest.raises(Unsupported, match="several axes as one"):
+        write_code(onnx.parser.parse_model(text.replace("ATTRIBUTES", "")), tmp_path / "code")
+    code_of(onnx.parser.parse_model(text.replace("ATTRIBUTES", "<axis = 2>")), tmp_path / "code")
+
+
+def test_outputs_keep_their_dtype(tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    x = w.op("Cast", w.input("x", "float32", ["batch", 3]), to=10)
+    for op in ("Hardmax", "Softmax", "Relu"):
+        w.output(w.op(op, x), f"y_{op}")
+    assert "dtype=jnp.float16" in code_of(w.model(), tmp_path / "code")
+
+
+def test_swish(tmp_path: Path) -> None:
+    import onnx
+
+    text = """<ir_version: 10, opset_import: ["" : 24]> g (float[batch, 3] x) => (float[batch, 3] y, float[batch, 3] z)
+    { y = Swish (x)  z = Swish <alpha = 0.5> (x) }"""
+    written = code_of(onnx.parser.parse_model(text), tmp_path / "code")
+    assert "jax.nn.silu(x)" in written
+    assert "jax.nn.sigmoid(0.5 * x)" in written
 
 
 def test_norms_of_the_newer_opsets(tmp_path: Path) -> None:

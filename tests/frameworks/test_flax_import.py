@@ -320,3 +320,14 @@ def test_any_name_may_be_that_of_an_input_and_of_a_layer(name: str, api: str) ->
         by_name = by_place if name in own else module.apply(variables, **{name: x})
     for y in (by_name, by_place):  # float32: sums of three products below 1
         np.testing.assert_allclose(y, x @ kernel, rtol=0, atol=6 * np.finfo(np.float32).eps)
+
+
+def test_a_fixed_state_of_one_sequence_is_for_all() -> None:
+    cell = random_cell("GRU", 3, 4, np.random.default_rng(0))
+    model, state = one_node(cell, states=True), np.ones((1, 1, 4), np.float32)
+    fixed, open_ = flax_nnx.import_model(model, {"initial_h": state}), flax_nnx.import_model(model, None)
+    x = np.random.default_rng(1).standard_normal((5, 3, 3)).astype(np.float32)
+    np.testing.assert_array_equal(fixed(x)[0], open_(x, np.tile(state, (1, 3, 1)))[0])
+    two = flax_nnx.import_model(model, {"initial_h": np.ones((1, 2, 4), np.float32)})
+    with pytest.raises(BadInput, match=r"\[time,2,3\]"):
+        two(x)

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 from keras import layers
 
+import bridge
 from bridge.errors import BadInput, NotRepresentable, Unsupported, UsageError
+from bridge.frameworks import conversion, keras_save
 from bridge.frameworks import keras as door
 from bridge.frameworks.door import ExportOptions
+from bridge.frameworks.files import check_same_function, with_biases
 from bridge.graph import find_cells
+from tests.cells import random_cell
 from tests.frameworks.keras_cases import (
     INPUTS,
     RAGGED,
@@ -326,3 +330,15 @@ def test_wrong_feeds_are_named(rng: np.random.Generator) -> None:
 def test_owns_layers_models_and_paths() -> None:
     assert all(door.owns(source) for source in (layers.LSTM(2), keras.Sequential(), "x.keras", "x.H5"))
     assert not any(door.owns(source) for source in (np.zeros(1), "x.onnx", object()))
+
+
+@pytest.mark.parametrize(("op", "options"), [("LSTM", {}), ("RNN", {}), ("GRU", {"linear_before_reset": True}),
+                                             ("GRU", {"linear_before_reset": False})], ids=str)  # fmt: skip
+def test_a_stack_with_another_bias_is_no_rounding_of_it(op: str, options: dict[str, bool]) -> None:
+    cell = random_cell(op, 3, 4, np.random.default_rng(0), **options)
+    model, source = keras_save.sequential([cell]), bridge.to_onnx(cell)
+    check_same_function(conversion.to_ir(source), with_biases(conversion.to_ir(model), [cell]), "stack")
+    bias = next(weight for weight in model.weights if "bias" in weight.path)
+    bias.assign(bias.numpy() + np.float32(1e-3))
+    with pytest.raises(NotRepresentable, match="more than a stack"):
+        check_same_function(conversion.to_ir(source), with_biases(conversion.to_ir(model), [cell]), "stack")

@@ -137,3 +137,11 @@ def test_a_loop_that_counts_otherwise_is_refused(index: Any, padding: int, text:
         bridge.to_onnx(FromTheEnd(index, padding).eval(), example=(torch.zeros(2, 6, 3),))
     assert "test_torch_whole_proof.py" in str(caught.value)
     assert "nn.LSTM for nn.LSTMCell" in caught.value.do
+
+
+def test_a_loop_that_runs_past_another_tensor_is_refused() -> None:
+    axes = {"x": {0: "batch", 1: "time"}, "z": {0: "batch"}}
+    with pytest.raises(Unsupported, match="fails where its axes are longer"):
+        bridge.to_onnx(
+            Through(over_own=False).eval(), example=(torch.zeros(2, 5, 3), torch.zeros(2, 5, 3)), dynamic=axes
+        )

@@ -21,8 +21,9 @@ OTHER: Final = 48
 CHECK: Final = '''\
 """Compare model.py with onnxruntime on stored inputs; exit 1 where they disagree.
 
-An output passes when its error against a float64 evaluation of the graph is at most 4 times onnxruntime's own error, or
-8 * eps * max(1, max|output|), whichever is larger. Integers must be equal.
+An output passes when its shape and dtype are onnxruntime's (64 bits are JAX's 32) and its error against a float64
+evaluation of the graph is at most 4 times onnxruntime's own error, or 8 * eps * max(1, max|output|), whichever is
+larger. Integers must be equal.
 """
 
 import sys
@@ -60,7 +61,7 @@ def main():
         for at, (name, actual) in enumerate(zip(stored["names"], jax.device_get(results), strict=True)):
             expected, truth = stored[f"{case}.output.{at}"], stored[f"{case}.truth.{at}"]
             allowed = bound(expected, truth)
-            same = actual.shape == expected.shape
+            same = (actual.shape, actual.dtype) == (expected.shape, jax.dtypes.canonicalize_dtype(expected.dtype))
             error = np.max(np.abs(actual.astype(np.float64) - truth), initial=0.0) if same else np.inf
             passed = passed and bool(error <= allowed)
             verdict = "ok" if error <= allowed else "DISAGREES"
@@ -85,10 +86,11 @@ def stored_cases(
     from bridge.ops.program import evaluate
 
     feeds = list(given) if given is not None else [made_feeds(model, *sizes) for sizes in SIZES]
+    session = runtime.Session(proto, device="cpu")
     arrays: dict[str, Any] = {"cases": np.asarray(len(feeds))}
     for case, inputs in enumerate(feeds):
         try:
-            judged = dict(runtime.run_model(proto, inputs, device="cpu").outputs)
+            judged = dict(session.run(inputs).outputs)
         except BadInput as refusal:
             if given is not None:
                 raise

@@ -42,7 +42,7 @@ WITH_ALPHA: Final = MappingProxyType(
 """Operators of one input and a number alpha: the function that takes both, and what alpha is where none is given."""
 
 SELU: Final = (1.6732631921768188, 1.0507010221481323)
-"""Alpha and gamma of Selu where none are given, as jax.nn.selu has them."""
+"""Alpha and gamma of Selu where none are given: in float32 those of jax.nn.selu."""
 
 ON_SIZES: Final[MappingProxyType[str, Callable[[Any, Any], Any]]] = MappingProxyType(
     {"Add": lambda a, b: a + b, "Sub": lambda a, b: a - b, "Mul": lambda a, b: a * b, "Div": lambda a, b: a // b}

@@ -73,17 +73,17 @@ def dynamic_quantize_linear(site: Site, x: Operand) -> Any:
 def mat_mul_integer(site: Site, A: Operand, B: Operand, a_zero_point: Operand = None,
                     b_zero_point: Operand = None) -> Operand:  # fmt: skip
     """The product of integers less their zero points, in int32."""
-    left, right = _centred(site, A, a_zero_point, rows=True), _centred(site, B, b_zero_point, rows=False)
+    left, right = _centred(site, A, a_zero_point, is_left=True), _centred(site, B, b_zero_point, is_left=False)
     return site.emit(f"jnp.matmul({unwrapped(left)}, {unwrapped(right)})")
 
 
-def _centred(site: Site, values: Operand, zero: Operand, rows: bool) -> str:
+def _centred(site: Site, values: Operand, zero: Operand, *, is_left: bool) -> str:
     text = f"{site.ref(values)}.astype(jnp.int32)"
     if zero is None or (isinstance(zero, np.ndarray) and not zero.any()):
         return text
-    if isinstance(zero, np.ndarray):
+    if isinstance(zero, np.ndarray) and (zero.size == 1 or (zero.ndim == 1 and not is_left)):
         wide = zero.astype(np.int32)
-        return f"({text} - {site.ref(wide[:, None] if rows and wide.size > 1 else wide)})"
-    if not isinstance(zero, Tensor) or zero.rank != 0:
-        site.refuse("a zero point that is neither constant nor one number")
+        return f"({text} - {site.ref(wide.reshape(()) if wide.size == 1 else wide)})"
+    if not isinstance(zero, Tensor) or zero.rank != 0:  # a number for each row onnxruntime does not compute either
+        site.refuse("a zero point that is neither one number nor a constant for each column")
     return f"({text} - {site.ref(zero)}.astype(jnp.int32))"

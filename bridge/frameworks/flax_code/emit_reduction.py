@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+import numpy as np
+
 from bridge.frameworks.flax_code.code import shape_text
 from bridge.frameworks.flax_code.emit_shape import rank_of, size
 from bridge.frameworks.flax_code.operands import Operand, Tensor
@@ -20,6 +22,10 @@ REDUCTIONS: Final = MappingProxyType(
      "ReduceLogSum": "jnp.log(jnp.sum({}{}))", "ReduceLogSumExp": "jax.scipy.special.logsumexp({}{})",
      "ReduceL2": "jnp.sqrt(jnp.sum(jnp.square({}){}))", "ReduceSumSquare": "jnp.sum(jnp.square({}){})"}
 )  # fmt: skip
+
+
+PER_AXIS: Final = 13
+"""The opset from which on Softmax and its like are over one axis."""
 
 
 def reduction(op: str, template: str) -> Callable[..., Operand]:
@@ -45,11 +51,21 @@ def over_axis(op: str, function: str) -> Callable[..., Operand]:
         if not isinstance(input, Tensor):
             site.refuse("of something that is no tensor")
         last = rank_of(site, input) - 1
-        if axis is None or axis % (last + 1) == last:
+        if _axis(site, axis, last) == last:
             return site.on_last_axis(input, f"{function}({{}})".format)
         return site.emit(f"{function}({site.ref(input)}, axis={axis})")
 
     return emit
+
+
+def _axis(site: Site, axis: int | None, last: int) -> int:
+    """The axis of Softmax and its like, which until opset 12 took all axes from it on as one."""
+    if site.opset >= PER_AXIS:
+        return last if axis is None else axis % (last + 1)
+    first = 1 if axis is None else axis % (last + 1)
+    if first != last:
+        site.refuse("several axes as one, as before opset 13", do="convert the model to opset 13 or later")
+    return last
 
 
 EMITTERS: Final = (
@@ -81,12 +97,14 @@ def cumsum(site: Site, x: Operand, axis: Operand, *, exclusive: int = 0, reverse
 
 
 @emits("Hardmax")
-def hardmax(site: Site, input: Operand, *, axis: int = -1) -> Operand:
+def hardmax(site: Site, input: Operand, *, axis: int | None = None) -> Operand:
     """1 at the first largest element along an axis, 0 elsewhere."""
     if not isinstance(input, Tensor):
         site.refuse("Hardmax of something that is no tensor")
-    text, at = site.ref(input), axis % rank_of(site, input)
-    return site.emit(f"jax.nn.one_hot(jnp.argmax({text}, axis={at}), {size(site, input, at)}, axis={at})")
+    last = rank_of(site, input) - 1
+    text, at = site.ref(input), _axis(site, axis, last)
+    dtype = "" if input.dtype == np.float32 else f", dtype=jnp.{input.dtype}"
+    return site.emit(f"jax.nn.one_hot(jnp.argmax({text}, axis={at}), {size(site, input, at)}, axis={at}{dtype})")
 
 
 @emits("Einsum")

@@ -29,7 +29,10 @@ def top_k(site: Site, X: Operand, K: Operand = None, *, k: int | None = None, ax
     if not largest and X.dtype.kind != "f":
         site.refuse("the smallest of integers: their negatives may overflow")
     values, places = (site.code.tensor(site.dims(at), site.dtype(at)) for at in range(2))
-    text = f"jax.lax.top_k({'' if largest else '-'}{site.ref(X)}, {count}{along})"
+    x = site.ref(X)
+    if X.dtype.kind == "f":  # JAX has -0.0 below 0.0, and ONNX has them equal
+        x = f"jnp.where({x} == 0, 0.0, {x})" if largest else f"jnp.where({x} == 0, 0.0, -{x})"
+    text = f"jax.lax.top_k({x}, {count}{along})"
     site.code.assign_many(f"{values.token}, {places.token}", text, (values, places))
     return (values if largest else site.emit(f"-{values.token}")), places
 

@@ -27,6 +27,8 @@ class Site:
     inputs: tuple[ir.Value | None, ...]
     outputs: tuple[ir.Value, ...]
     metadata: dict[str, str]
+    opset: int
+    """Of the default domain."""
 
     @property
     def where(self) -> str:

@@ -141,7 +141,7 @@ class Walk:
         node = step.outputs[0].producer()
         metadata = {} if node is None else dict(node.metadata_props)
         site = Site(code=self.code, name=step.node.name, op_type=step.node.op_type, inputs=step.inputs,
-                    outputs=step.outputs, metadata=metadata)  # fmt: skip
+                    outputs=step.outputs, metadata=metadata, opset=self.opset)  # fmt: skip
         domain = step.handler.label.domain
         emitter = EMITTERS.get((domain, step.node.op_type))
         guessing = not self.unknown.isdisjoint(step.inputs)
