@@ -204,17 +204,18 @@ def _symbolic_cut(node: Node, start: Size, end: Size, step: int) -> slice:
     if step < 0 and not is_symbol(start) and start < -1:
         node.refuse("runs backwards from a place counted from the end, on an axis whose size only a call knows",
                     got=start, do="start at -1, or export it for one size")  # fmt: skip
-    first, last = (FAR, -FAR) if step < 0 else (-FAR, FAR)
-    ends = [(None if place == end_of_axis else place, place == other_end) for place, end_of_axis, other_end in
-            ((_near(start), first, last), (_near(end), last, first))]  # fmt: skip
-    if any(is_empty for _, is_empty in ends):
+    first, last = (FAR, -FAR) if step < 0 else (-FAR, FAR)  # past the ends of the axis, in the direction of the step
+    begin, stop = _near(start), _near(end)
+    if begin == last or stop == first:
         return slice(0, 0)
-    return slice(ends[0][0], ends[1][0], step)
+    return slice(None if begin == first else begin, None if stop == last else stop, step)
 
 
 def _near(place: Size) -> Size:
     """A place in an axis; +-FAR where it is past any size, by which exporters mean an end of the axis."""
-    return place if is_symbol(place) or abs(place) < FAR else FAR if place > 0 else -FAR
+    if is_symbol(place) or abs(place) < FAR:
+        return place
+    return FAR if place > 0 else -FAR
 
 
 def _bounds(start: int, end: int, size: int, step: int) -> range:
