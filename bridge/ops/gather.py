@@ -19,7 +19,7 @@ def gather(node: Node, data: Array, indices: Array, *, axis: int = 0) -> Array:
     """Slices of `data` along `axis`, one for each index."""
     axis = axis % len(data.shape)
     sizes, shape = as_sizes(data.shape), as_sizes(indices.shape)
-    flat = node.xp.reshape(_positive(node, indices, sizes[axis]), (-1,))
+    flat = node.xp.reshape(from_start(node.xp, indices, sizes[axis]), (-1,))
     return node.xp.reshape(node.xp.take(data, flat, axis=axis), (*sizes[:axis], *shape, *sizes[axis + 1 :]))
 
 
@@ -29,7 +29,7 @@ def gather_elements(node: Node, data: Array, indices: Array, *, axis: int = 0) -
     axis = axis % len(data.shape)
     size = as_size(data.shape[axis])
     cut = tuple(slice(None) if at == axis else slice(0, as_size(n)) for at, n in enumerate(indices.shape))
-    return node.xp.take_along_axis(data[cut], _positive(node, indices, size), axis=axis)
+    return node.xp.take_along_axis(data[cut], from_start(node.xp, indices, size), axis=axis)
 
 
 @handles("GatherND", versions={11})
@@ -58,7 +58,7 @@ def linear_rows(node: Node, indices: Array, sizes: Sequence[int]) -> Array:
     """The coordinates in the last axis of `indices` as flat positions [n] in axes of these sizes, past all if out."""
     total, flat = int(np.prod(sizes)), node.xp.zeros_like(indices[..., 0])
     for at, size in enumerate(sizes):
-        column = _positive(node, indices[..., at], size)
+        column = from_start(node.xp, indices[..., at], size)
         further = placed(node.xp, column, size, flat + column * int(np.prod(sizes[at + 1 :])), total)
         flat = placed(node.xp, flat, total, further, total)
     return node.xp.reshape(flat, (-1,))
@@ -92,10 +92,6 @@ def reverse_sequence(
     picked = node.xp.take(flat, node.xp.reshape(source * batch + columns, (-1,)), axis=0)
     result = node.xp.reshape(picked, (steps, batch, *rest))
     return result if time_axis == 0 else node.xp.permute_dims(result, (1, 0, *range(2, len(input.shape))))
-
-
-def _positive(node: Node, indices: Array, size: Size) -> Array:
-    return from_start(node.xp, indices, size)
 
 
 def from_start(xp: Any, indices: Array, size: Size) -> Array:

@@ -185,6 +185,15 @@ def narrowed(array: np.ndarray) -> np.ndarray:
     return array
 
 
+def jax_name(dtype: np.dtype[Any]) -> str:
+    """The attribute of jax.numpy that a dtype is; 64-bit integers are JAX's 32.
+
+    >>> jax_name(np.dtype(np.int64)), jax_name(np.dtype(np.bool_)), jax_name(np.dtype(np.float16))
+    ('int32', 'bool_', 'float16')
+    """
+    return {"int64": "int32", "uint64": "uint32", "bool": "bool_"}.get(dtype.name, dtype.name)
+
+
 def literal(value: Any) -> str:
     """A scalar as Python writes it: the shortest number that rounds to the same value.
 

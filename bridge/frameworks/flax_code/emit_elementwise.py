@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bridge.frameworks.flax_code.code import literal
+from bridge.frameworks.flax_code.code import jax_name, literal
 from bridge.frameworks.flax_code.operands import Operand, Sizes, Tensor
 from bridge.frameworks.flax_code.registry import emits
 from bridge.frameworks.flax_code.site import Site, as_sizes
@@ -235,7 +235,7 @@ def _as_dtype(site: Site, input: Operand, wanted: np.dtype[Any], saturate: int) 
         return input
     if wanted == np.float64:
         site.refuse("float64 needs x64, and generated code is float32")
-    name = {"int64": "int32", "uint64": "uint32", "bool": "bool_"}.get(wanted.name, wanted.name)
+    name = jax_name(wanted)
     if isinstance(input, Sizes) and wanted == np.bool_ and all(map(_is_size, input.items)):
         return np.ones(() if input.is_scalar else len(input.items), np.bool_)
     if isinstance(input, Sizes):

@@ -61,7 +61,7 @@ def _spread(site: Site, x: Tensor, value: Operand, axis: int) -> str:
 @emits("DynamicQuantizeLinear")
 def dynamic_quantize_linear(site: Site, x: Operand) -> Any:
     """X as uint8 by its own range, the scale, the zero point."""
-    site.code.helpers.add("dynamically_quantized")
+    site.code.helpers.update(("quantized", "dynamically_quantized"))  # the one calls the other
     dims = x.dims if isinstance(x, Tensor) else None
     made = tuple(site.code.tensor(sizes, dtype) for sizes, dtype in (
         (dims, np.dtype(np.uint8)), ((), np.dtype(np.float32)), ((), np.dtype(np.uint8))))  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bridge.frameworks.flax_code.code import literal
+from bridge.frameworks.flax_code.code import jax_name, literal
 from bridge.frameworks.flax_code.emit_shape import rank_of
 from bridge.frameworks.flax_code.operands import Operand, Tensor
 from bridge.frameworks.flax_code.registry import emits
@@ -71,18 +71,14 @@ def one_hot(site: Site, indices: Operand, depth: Operand, values: Operand, *, ax
     off, on = values.reshape(-1)
     text = site.ref(indices)
     wanted = f"jnp.where({text} < 0, {text} + {count}, {text})"
-    marked = f"jax.nn.one_hot({wanted}, {count}, axis={axis % rank}, dtype=jnp.{_jax_name(values.dtype)})"
+    marked = f"jax.nn.one_hot({wanted}, {count}, axis={axis % rank}, dtype=jnp.{jax_name(values.dtype)})"
     if (off, on) == (0, 1):
         return site.emit(marked)
     return site.emit(f"jnp.where({marked} == 1, {_typed(on)}, {_typed(off)})")
 
 
-def _jax_name(dtype: np.dtype[Any]) -> str:
-    return {"int64": "int32", "uint64": "uint32", "bool": "bool_"}.get(dtype.name, dtype.name)
-
-
 def _typed(value: Any) -> str:
-    name = _jax_name(value.dtype)
+    name = jax_name(value.dtype)
     return literal(value) if name in ("float32", "int32", "bool_") else f"jnp.{name}({literal(value)})"
 
 

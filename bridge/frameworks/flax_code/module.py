@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from bridge.frameworks.flax_code.code import jax_name
+from bridge.frameworks.flax_code.helpers import HELPERS
 from bridge.frameworks.flax_code.layers import quiet
 from bridge.frameworks.flax_code.render import body, fitted, free_name, shape_comment, sizes_text
 from bridge.frameworks.flax_code.walking import Written
 
 if TYPE_CHECKING:
     from bridge.frameworks.flax_code.code import Code
-
-HELPERS: Final = MappingProxyType({"zero_padding": '''\
-def zero_padding(y, lengths, time_axis):
-    """Zeros past the length of each sequence: y [time, batch, ...], or [batch, time, ...] with time_axis=1."""
-    time = jnp.arange(y.shape[time_axis])
-    valid = time[:, None] < lengths if time_axis == 0 else time < lengths[:, None]
-    return jnp.where(valid[..., None], y, 0.0)
-''', "reversed_sequences": '''\
-def reversed_sequences(x, lengths, time_axis):
-    """The first lengths[n] steps of each sequence in reverse: x [time, batch, ...], or [batch, time, ...]."""
-    time = jnp.expand_dims(jnp.arange(x.shape[time_axis]), 1 - time_axis)
-    lengths = jnp.expand_dims(lengths, time_axis)
-    source = jnp.where(time < lengths, lengths - 1 - time, time)
-    return jnp.take_along_axis(x, source.reshape(*source.shape, *[1] * (x.ndim - 2)), axis=time_axis)
-''', "quantized": '''\
-def quantized(x, scale, zero_point, dtype):
-    """x over its scale, rounded to even, moved by the zero point, as the nearest integers of dtype."""
-    # Behind the barrier the quotient is one, and not a product with an inverse, which may round the other way.
-    steps = jnp.round(x / jax.lax.optimization_barrier(jnp.broadcast_to(scale, x.shape)))
-    return jnp.clip(steps + zero_point, jnp.iinfo(dtype).min, jnp.iinfo(dtype).max).astype(dtype)
-''', "dynamically_quantized": '''\
-def dynamically_quantized(x):
-    """x as uint8, with the scale and the zero point by which its range, 0 included, becomes 0 to 255."""
-    low, high = jnp.minimum(x.min(), 0.0), jnp.maximum(x.max(), 0.0)
-    scale = jnp.where(high == low, 1.0, (high - low) / jax.lax.optimization_barrier(jnp.float32(255)))
-    zero_point = jnp.round(jnp.clip(-low / scale, 0, 255)).astype(jnp.uint8)
-    return quantized(x, scale, zero_point, jnp.uint8), scale, zero_point
-'''})  # fmt: skip
-"""Functions that only some operators need."""
 
 LOAD: Final = '''\
 def load(path):
@@ -61,8 +33,7 @@ def module_text(written: Written, title: str) -> str:
     text = "\n".join([f"    def __call__(self, {', '.join(_arguments(written))}):", *(
         fitted(line.text, 8 + line.indent, line.comment) if line.text else "" for line in lines)])  # fmt: skip
     init = "\n".join(_attributes(code)) or "        pass"
-    named = code.helpers | ({"quantized"} if "dynamically_quantized" in code.helpers else set())
-    helpers = [text.rstrip() for name, text in HELPERS.items() if name in named]
+    helpers = [text.rstrip() for name, text in HELPERS.items() if name in code.helpers]
     parts = [f'"""{quiet(title)}"""', _imports(code, "".join([text, init, *helpers])), *helpers,
              f"class Model(nnx.Module):\n{_docstring(written)}\n\n    def __init__(self, *, rngs):\n{init}\n\n{text}",
              LOAD.rstrip()]  # fmt: skip
@@ -92,7 +63,7 @@ def _docstring(written: Written) -> str:
 def _attributes(code: Code) -> list[str]:
     lines = [fitted(f"self.{layer.name} = {layer.text}", 8) for layer in code.layers.values()]
     for name, array in code.constants.items():
-        dtype = "" if array.dtype == np.float32 else f", jnp.{'bool_' if array.dtype == np.bool_ else array.dtype}"
+        dtype = "" if array.dtype == np.float32 else f", jnp.{jax_name(array.dtype)}"
         kind = "nnx.Param" if array.dtype.kind == "f" else "nnx.Variable"
         shape = ", ".join(map(str, array.shape)) + ("," if array.ndim == 1 else "")
         lines.append(fitted(f"self.{name} = {kind}(jnp.zeros(({shape}){dtype}))", 8))

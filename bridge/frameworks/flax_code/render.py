@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from bridge.frameworks.flax_code.code import TOKEN, Code, Function, Statement
+from bridge.frameworks.flax_code.helpers import HELPERS
 from bridge.frameworks.flax_code.operands import Dims, Tensor
 from bridge.frameworks.flax_code.walking import Written
 
@@ -20,8 +21,7 @@ WIDTH: Final = 120
 FOLDED: Final = 88
 """An expression is folded into the one line that reads it up to this width."""
 
-IMPORTED: Final = frozenset({"jax", "jnp", "nnx", "zero_padding", "reversed_sequences", "quantized",
-                             "dynamically_quantized"})  # fmt: skip
+IMPORTED: Final = frozenset({"jax", "jnp", "nnx", *HELPERS})
 """Names that the code of a call uses."""
 
 ACTIVATIONS: Final = re.compile(r"^(-|~|jax\.nn\.\w+\(|jnp\.(tanh|abs|exp|log|sqrt|clip|maximum|minimum)\()§\d+§")
