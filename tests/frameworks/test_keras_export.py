@@ -342,3 +342,9 @@ def test_a_stack_with_another_bias_is_no_rounding_of_it(op: str, options: dict[s
     bias.assign(bias.numpy() + np.float32(1e-3))
     with pytest.raises(NotRepresentable, match="more than a stack"):
         check_same_function(conversion.to_ir(source), with_biases(conversion.to_ir(model), [cell]), "stack")
+
+
+def test_a_stack_with_a_layer_that_only_runs_backwards_is_refused(rng: np.random.Generator) -> None:
+    cells = [random_cell("LSTM", 3, 4, rng), random_cell("LSTM", 4, 5, rng, direction="reverse")]
+    with pytest.raises(NotRepresentable, match=r"layer 1, LSTM: a layer of Keras that only runs backwards"):
+        keras_save.sequential(cells)
