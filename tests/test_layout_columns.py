@@ -33,3 +33,13 @@ def test_whole_arrays_are_not_copied() -> None:
     assert columns.gates == "ifco"
     assert columns.R is params["dense_h.kernel"] or columns.R.base is params["dense_h.kernel"]
     assert np.shares_memory(columns.W, params["dense_i.kernel"])
+
+
+@pytest.mark.parametrize(
+    ("layout", "by_gate"),
+    [("flax.linen.LSTMCell", True), ("flax.linen.GRUCell", True), ("flax.nnx.OptimizedLSTMCell", False),
+     ("flax.nnx.GRUCell", False), ("torch.LSTM", False), ("keras.LSTM", False)],
+)  # fmt: skip
+def test_weights_that_a_layer_keeps_gate_by_gate_are_said_to_be(layout: str, by_gate: bool) -> None:
+    empty = template(layout, 3, 4)
+    assert read_columns(layout, empty.params, **empty.options).by_gate is by_gate

@@ -22,6 +22,8 @@ class Columns:
     op: Op
     gates: str
     """The operator's gate letters in the order of the columns; GRU's h is never between the others."""
+    by_gate: bool
+    """Whether the layer keeps W and R gate by gate: W and R join them, and one gate of either is an array it has."""
     W: Array
     """[I, n*H]"""
     R: Array
@@ -61,7 +63,7 @@ def _as_they_stand(found: Reading, params: Mapping[str, Array]) -> dict[str, Any
     blocks = dict.fromkeys(("W", "R", "Wb", "Rb", "P"))
     for slot in slots:
         blocks.update(zip(slot.blocks, split_blocks(slot, params[slot.key], sizes), strict=True))
-    return {"gates": order, **blocks}
+    return {"gates": order, "by_gate": False, **blocks}
 
 
 def _is_changed(slot: Slot) -> bool:
@@ -82,4 +84,6 @@ def _put_together(found: Reading) -> dict[str, Any]:
         parts = [pieces.get(name, zeros) for name in names]
         return xp.concat([part.T if part.ndim == 2 else part for part in parts], axis=-1)
 
-    return {"gates": GATES[op], **{block: stack(block) for block in ("W", "R", "Wb", "Rb", "P")}}
+    by_gate = all(len(slot.gates) == 1 for slot in found.variant.slots if {"W", "R"} & set(slot.blocks))
+    blocks = {block: stack(block) for block in ("W", "R", "Wb", "Rb", "P")}
+    return {"gates": GATES[op], "by_gate": by_gate, **blocks}

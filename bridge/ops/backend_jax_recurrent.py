@@ -34,7 +34,7 @@ compile whole (`xla_cpu_small_call`) takes 0.84 of the time at N = 1, and does n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
@@ -47,10 +47,10 @@ from bridge.ops.backend_jax_gradient import WEIGHTS, Weights, gathered_jvp, tapp
 from bridge.ops.recurrent_loop import ended, scan_time
 from bridge.ops.recurrent_steps import Gates, Side, State, StepFunction, hoisted_bias, lstm_state, lstm_update
 
-Form: TypeAlias = Literal["hoisted", "joined", "by gate", "halves", "in the loop", "transposed"]
+Form: TypeAlias = Literal["hoisted", "joined", "by gate", "halves", "apart", "in the loop", "transposed"]
 """Where the products are taken: that of the input for many steps at once, for all gates, also with one activation for
-all of them, or for each apart; for each apart and that of the state for one half of the units after the other; both in
-every step; both in every step with the weights on the left."""
+all of them, or for each apart; for each apart and that of the state for one half of the units after the other, or for
+each gate apart as well; both in every step; both in every step with the weights on the left."""
 
 PART_BYTES: Final = 4 * 2**20
 """What one hoisted product may take, in as many parts of time as that needs: past the cache it costs more than it
@@ -80,6 +80,11 @@ times."""
 
 COPYING_STEPS: Final = 16
 """From this many steps on what a form gains is more than its copies of the weights cost."""
+
+APART: Final = 20_000
+"""Numbers in R from which on a layer that keeps its weights gate by gate is faster with a product for each, for fewer
+steps than those: 0.21 to 0.76 times the time of the joined weights for one step, 0.40 to 0.95 for four (96 to 512
+units, LSTM and GRU, batch 1 to 32); level at 64 units, and up to 1.4 times at 32."""
 
 UNIT_ALIGNMENT: Final = 16
 """float32 numbers in the widest vector: halves of 129 units took 1.3 times as long as 128."""
@@ -149,6 +154,8 @@ def form_of(side: Side, X: Array, mask: Array | None, under_grad: bool) -> Form:
         kept = steps * batch * side.W.shape[1] * X.dtype.itemsize
         sparing = isinstance(side.backend, JaxBackend) and side.backend.remat is not None
         return "in the loop" if sparing or kept > TRAINING_BYTES else "hoisted"
+    if steps < COPYING_STEPS and side.R.size >= APART and has_form("apart", side, mask):
+        return "apart"
     if batch * side.hidden <= SMALL_STATE and has_form("joined", side, mask):
         return "joined"
     if side.R.size < HEAVY:
@@ -167,6 +174,8 @@ def has_form(form: Form, side: Side, mask: Array | None) -> bool:
     if form == "joined":
         return side.cell.op == "LSTM" and side.P is None and _is_plain(side)
     coupled = side.cell.op == "GRU" and not side.cell.linear_before_reset
+    if form == "apart":
+        return side.by_gate and not coupled
     return form != "halves" or not (coupled or side.hidden == 1)
 
 
@@ -228,7 +237,8 @@ def _run(
     """(Y,) and the final state in one form; with `taps` also what each step multiplied with R, from the left."""
     if form == "transposed":
         return _transposed(side, X, start, reverse)
-    backend, inside, by_gate = side.backend, form == "in the loop", form in ("by gate", "halves")
+    backend, inside, by_gate = side.backend, form == "in the loop", form in ("by gate", "halves", "apart")
+    side = _apart(side) if form == "apart" else side
     pieces = _halves(side) if form == "halves" else (Piece.of(side, slice(None), by_gate),)
     step = _joined_step if form == "joined" else step
     count, product = len(pieces), _input_product(side, by_gate, X)
@@ -289,10 +299,22 @@ def _input_product(side: Side, by_gate: bool, X: Array) -> Callable[[Array], tup
     steps, batch, inputs = X.shape
     if not by_gate:
         return lambda x: (matmul(x, side.W),)
-    if steps * batch <= inputs:
-        return lambda x: split(matmul(x, side.W), gates)
-    columns = jax.lax.optimization_barrier(split(side.W, gates))  # cut once, outside of every loop
+    columns = split(side.W, gates)
+    if not side.by_gate:
+        if steps * batch <= inputs:
+            return lambda x: split(matmul(x, side.W), gates)
+        columns = jax.lax.optimization_barrier(columns)  # cut once, outside of every loop
     return lambda x: tuple(matmul(x, column) for column in columns)
+
+
+def _apart(side: Side) -> Side:
+    """With a product for each gate of R; cut outside of the loop, where XLA takes the layer's arrays for the cuts."""
+    columns, matmul = side.apart(side.R), side.backend.matmul
+
+    def product(left: Array, _columns: slice) -> Mapping[str, Array]:
+        return {letter: matmul(left, column) for letter, column in columns.items()}
+
+    return replace(side, product=product)
 
 
 def _halves(side: Side) -> tuple[Piece, ...]:

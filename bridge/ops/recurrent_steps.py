@@ -34,10 +34,12 @@ class Side:
     hidden: int
     gates: str
     """The operator's gate letters in the order of the columns."""
-    product: Callable[[Array, slice], Array] | None = None
-    """Takes the place of the product with columns of R in a step."""
+    by_gate: bool = False
+    """Whether one gate of W or R is an array that the layer has, and both together are a copy."""
+    product: Callable[[Array, slice], Gates] | None = None
+    """Takes the place of the product with columns of R in a step; gate by gate where it is that with all of them."""
 
-    def recurrent(self, left: Array, columns: slice = slice(None)) -> Array:
+    def recurrent(self, left: Array, columns: slice = slice(None)) -> Gates:
         """The product of one step with R, or with some columns of it."""
         if self.product is not None:
             return self.product(left, columns)
@@ -152,6 +154,7 @@ def columns_side(backend: Backend, cell: Cell, columns: Columns) -> Side:
         activations=_bound(backend, cell, 0),
         hidden=int(columns.R.shape[0]),
         gates=columns.gates,
+        by_gate=columns.by_gate,
     )
 
 

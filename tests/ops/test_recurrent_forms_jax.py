@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from functools import cache
 from typing import get_args
 
 import jax
@@ -11,9 +13,9 @@ import numpy as np
 import pytest
 
 from bridge import reference
-from bridge.cell import Cell
+from bridge.cell import GATES, Cell
 from bridge.frameworks.flax_loop import one_direction
-from bridge.layout import template
+from bridge.layout import op_of, template
 from bridge.layout.convert import read_params
 from bridge.ops import backend_jax_recurrent
 from bridge.ops.backend_jax import JaxBackend
@@ -21,8 +23,11 @@ from bridge.ops.recurrent import gru, lstm, rnn
 from tests.ops.recurrent_verdict import always
 
 T, N, INPUTS, H = 4, 3, 2, 5
-LAYOUTS = {"flax.nnx.OptimizedLSTMCell": 2, "flax.linen.LSTMCell": 2, "flax.nnx.GRUCell": 1, "flax.nnx.SimpleCell": 1}
+LAYOUTS = {"flax.nnx.OptimizedLSTMCell": 2, "flax.linen.LSTMCell": 2, "flax.nnx.GRUCell": 1, "flax.linen.GRUCell": 1,
+           "flax.nnx.SimpleCell": 1}  # fmt: skip
 LSTM, GRU, RNN = "flax.nnx.OptimizedLSTMCell", "flax.nnx.GRUCell", "flax.nnx.SimpleCell"
+GATES_APART = ("flax.linen.LSTMCell", "flax.linen.GRUCell")
+"""Layouts that keep each gate's weights as arrays of their own."""
 
 CHOICES = [
     (LSTM, (1, 1, 40, 256), ("by gate", "hoisted")),
@@ -38,6 +43,10 @@ CHOICES = [
     (GRU, (1, 4, 3, 64), ("by gate", "hoisted")),
     (GRU, (1, 4, 3, 5), ("in the loop", "hoisted")),
     (RNN, (8, 100, 64, 512), ("halves", "hoisted")),
+    *[(layout, (1, 1, 40, 128), ("apart", "hoisted")) for layout in GATES_APART],
+    *[(layout, (8, 15, 40, 256), ("apart", "hoisted")) for layout in GATES_APART],
+    *[(layout, (8, 16, 40, 256), ("halves", "hoisted")) for layout in GATES_APART],
+    ("flax.linen.LSTMCell", (1, 1, 40, 64), ("joined", "hoisted")),
 ]
 """Layout, (batch, time, inputs, hidden), and the forms forward and under grad."""
 
@@ -54,36 +63,46 @@ def _params(layout: str) -> dict[str, np.ndarray]:
     return {name: rng.uniform(-0.5, 0.5, value.shape) for name, value in empty.items()}
 
 
-@pytest.mark.parametrize("form", get_args(backend_jax_recurrent.Form))
+class Case:
+    """One layer in reverse (the harder one: forward is every other test), what goes into it, and what must come out."""
+
+    def __init__(self, layout: str) -> None:
+        self.layout, self.options, self.params = layout, template(layout, INPUTS, H).options, _params(layout)
+        rng = np.random.default_rng(1)
+        self.x = rng.uniform(-1, 1, (T, N, INPUTS))
+        self.states = [rng.uniform(-1, 1, (1, N, H)) for _ in range(LAYOUTS[layout])]
+        cell = read_params(layout, self.params, **self.options)
+        cell = Cell(cell.op, cell.W, cell.R, cell.B, direction="reverse", activations=cell.activations,
+                    linear_before_reset=cell.linear_before_reset)  # fmt: skip
+        named = dict(zip(("initial_h", "initial_c"), self.states, strict=False))
+        self.outputs = [value for value in reference.evaluate(cell, self.x, **named) if value is not None]
+        with pytest.MonkeyPatch.context() as plainly:  # no product but those of the text, and no rule but JAX's
+            plainly.setattr(backend_jax_recurrent, "form_of", always("in the loop"))
+            plainly.setattr(backend_jax_recurrent, "can_gather", lambda *_: False)
+            self.gradient = self.gradients()
+
+    def run(self, params, states):
+        return one_direction(self.layout, params, self.options, self.x, None, *states, direction="reverse")
+
+    def gradients(self) -> list[jax.Array]:
+        def loss(params, states):
+            return sum((output * (at + 1.3)).sum() for at, output in enumerate(self.run(params, states)))
+
+        return jax.tree.leaves(jax.jit(jax.grad(loss, argnums=(0, 1)))(self.params, self.states))
+
+
+case_of = cache(Case)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("form", get_args(backend_jax_recurrent.Form))
 def test_every_form_is_the_referee(layout: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    direction = "reverse"  # the harder one: forward is every other test
-    options, params = template(layout, INPUTS, H).options, _params(layout)
-    rng = np.random.default_rng(1)
-    x = rng.uniform(-1, 1, (T, N, INPUTS))
-    states = [rng.uniform(-1, 1, (1, N, H)) for _ in range(LAYOUTS[layout])]
-
-    def run(params, states):
-        return one_direction(layout, params, options, x, None, *states, direction=direction)
-
-    def loss(params, states):
-        return sum((output * (at + 1.3)).sum() for at, output in enumerate(run(params, states)))
-
-    with monkeypatch.context() as plainly:  # no product but those of the text, and no rule but JAX's
-        plainly.setattr(backend_jax_recurrent, "form_of", always("in the loop"))
-        plainly.setattr(backend_jax_recurrent, "can_gather", lambda *_: False)
-        expected_gradient = jax.grad(loss, argnums=(0, 1))(params, states)
+    case = case_of(layout)
     monkeypatch.setattr(backend_jax_recurrent, "form_of", always(form))
-    cell = read_params(layout, params, **options)
-    cell = Cell(cell.op, cell.W, cell.R, cell.B, direction=direction, activations=cell.activations,
-                linear_before_reset=cell.linear_before_reset)  # fmt: skip
-    named = dict(zip(("initial_h", "initial_c"), states, strict=False))
-    wanted = [value for value in reference.evaluate(cell, x, **named) if value is not None]
-    for got, value in zip(jax.jit(run)(params, states), wanted, strict=True):
+    for got, value in zip(jax.jit(case.run)(case.params, case.states), case.outputs, strict=True):
         # 32 units: four steps of sums in another order, all values below 1
         np.testing.assert_allclose(got, value, rtol=0, atol=32 * np.finfo(np.float64).eps)
-    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, states)
-    for got, value in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
+    for got, value in zip(case.gradients(), case.gradient, strict=True):
         np.testing.assert_allclose(got, value, rtol=1e-13, atol=1e-13)  # sums of T * N * 4 * H products near 1
 
 
@@ -101,6 +120,18 @@ def test_the_form_follows_the_sizes(
     if jax.default_backend() != "cpu":
         pytest.skip("the table of forms is for CPUs")
     assert tuple(seen) == forms
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("layout", GATES_APART)
+def test_weights_kept_gate_by_gate_are_not_put_together_for_a_few_steps(layout: str, steps: int) -> None:
+    hidden = 128
+    params = template(layout, INPUTS, hidden).params
+    x = np.zeros((steps, 1, INPUTS), np.float32)
+    compiled = jax.jit(lambda p, x: one_direction(layout, p, {}, x)).lower(params, x).compile().as_text()
+    joined = rf"f32\[({INPUTS}|{hidden}),{len(GATES[op_of(layout)]) * hidden}\]"
+    assert not re.search(joined, compiled)
+    assert re.search(rf"f32\[{hidden},{hidden}\]", compiled)
 
 
 @pytest.mark.parametrize(
