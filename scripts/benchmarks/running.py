@@ -84,6 +84,22 @@ def jitted(net: Any, *arguments: Any) -> tuple[Callable[[], object], Callable[[]
             lambda: jax.block_until_ready(frozen_call(*placed)))  # fmt: skip
 
 
+def lean(net: Any, proto: Any, argument: Any) -> dict[str, Callable[[], object]]:
+    """The same call with the weights in plain dicts, which cost less to hand over than an nnx.State; and of linen."""
+    import jax
+    from flax import nnx
+
+    import bridge
+
+    graphdef, state = nnx.split(net)
+    weights, placed = nnx.to_pure_dict(state), jax.numpy.asarray(argument)
+    call = jax.jit(lambda weights, value: nnx.merge(graphdef, weights)(value))
+    module, variables = bridge.to_flax(proto, api="linen")
+    linen = jax.jit(module.apply)
+    return {"imported, in dicts": lambda: jax.block_until_ready(call(weights, placed)),
+            "imported, linen": lambda: jax.block_until_ready(linen(variables, placed))}  # fmt: skip
+
+
 def spread(net: Any, batch_axis: int, *arguments: Any) -> dict[str, Callable[[], object]]:
     """The same call with the batch of every argument split over CPU devices, each of which runs on a core of its own.
 
@@ -184,8 +200,8 @@ def _flax_ratios(op: str, batch: int, steps: int, inputs: int, hidden: int) -> d
 
     times = interleaved({
         "onnxruntime": lambda: judge.run(None, {"input": x}), "imported": imported, "imported, frozen": frozen,
-        **spread(net, 1, x), "flax.nnx.RNN": native, **(plain_loops(module, x) if op == "LSTM" else {}),
-        "torch": run_torch,
+        **lean(net, proto, x), **spread(net, 1, x), "flax.nnx.RNN": native,
+        **(plain_loops(module, x) if op == "LSTM" else {}), "torch": run_torch,
     })  # fmt: skip
     return over(times, "onnxruntime")
 
