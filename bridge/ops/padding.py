@@ -9,7 +9,7 @@ import numpy as np
 from bridge.ops.backend import Array
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
-from bridge.ops.sizes import as_size
+from bridge.ops.sizes import as_size, known, positions
 
 
 @handles("Pad", versions={2})
@@ -54,9 +54,21 @@ def _padded(node: Node, data: Array, pads: Sequence[int], axes: Sequence[int], m
             ends = [_filled(node, data, axis, count, fill) for count in (before, after)]
             data = node.xp.concat([ends[0], data, ends[1]], axis=axis)
         else:
-            places = np.pad(np.arange(int(data.shape[axis]), dtype=np.int64), (before, after), mode=mode)  # type: ignore[call-overload]
-            data = node.xp.take(data, node.backend.asarray(places, like=data), axis=axis)
+            data = node.xp.take(data, _places(node, data, axis, mode, before, after), axis=axis)
     return data
+
+
+def _places(node: Node, data: Array, axis: int, mode: str, before: int, after: int) -> Array:
+    """Which element of an axis each of the padded axis repeats; reflections go on as often as the ends need them."""
+    size = as_size(data.shape[axis])
+    if known([size]) == [0]:
+        node.reject("an axis without elements has nothing to repeat", got=tuple(data.shape), expected="constant")
+    at, last = positions(node.backend, before + size + after, data) - before, size - 1
+    if mode == "edge":
+        return node.xp.clip(at, 0, last)
+    if mode == "wrap":
+        return at % size
+    return 0 * at if known([size]) == [1] else last - abs(at % (2 * last) - last)
 
 
 def _filled(node: Node, data: Array, axis: int, count: int, fill: np.ndarray) -> Array:

@@ -178,3 +178,16 @@ def test_size_that_would_be_a_float_is_refused():
     net = bridge.to_flax(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
     with pytest.raises(Unsupported, match="a size that only a call knows"):
         exported(net, {"x": ("n", jnp.float32)})
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+def test_ends_that_repeat_an_axis_of_any_size(mode):
+    pads = numpy_helper.from_array(np.array([0, 4, 1, 0, 5, 2]), "pads")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", None, None]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Pad", ["x", "pads"], ["y"], mode=mode)], "g", [x], [y], [pads])
+    net = bridge.to_flax(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10))
+    symbolic, direct = exported(net, {"x": ("b, t, 3", jnp.float32)})
+    for batch, time in ((2, 7), (1, 3)):  # the ends are longer than the axis
+        x = jnp.arange(batch * time * 3, dtype=jnp.float32).reshape(batch, time, 3)
+        assert_same(symbolic(x), direct(x))
+        assert_same(symbolic(x), np.pad(x, ((0, 0), (4, 5), (1, 2)), mode=mode))

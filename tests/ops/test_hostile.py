@@ -56,6 +56,14 @@ def test_an_absurd_size_is_refused_without_allocating_it(op, inputs, attributes,
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+def test_an_axis_without_elements_has_nothing_to_repeat(mode: str) -> None:
+    node = helper.make_node("Pad", ["x", "pads"], ["y"], mode=mode)
+    program = Program(model([node], [("x", 1, [0])], [("y", 1)], {"pads": number([1, 0])}, 19), NumpyBackend())
+    with pytest.raises(BadInput, match="nothing to repeat"):
+        program({"x": np.ones(0, F32)})
+
+
 def test_a_cycle_is_refused() -> None:
     nodes = [helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Neg", ["a"], ["b"])]
     with pytest.raises(BadInput, match="cycle"):
