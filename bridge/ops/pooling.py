@@ -125,7 +125,7 @@ def max_pool(
     for at in reversed(range(2, len(X.shape))):
         best, *others = zip(_shifts(data, windows, at), _shifts(places, windows, at), strict=True)
         for value, place in others:
-            larger = value > best[0]
+            larger = node.xp.logical_or(value > best[0], best[1] < 0)  # padding is no element, however small X is
             best = node.xp.where(larger, value, best[0]), node.xp.where(larger, place, best[1])
         data, places = best
     return data, places

@@ -40,6 +40,8 @@ def _pooling(rng: np.random.Generator) -> Iterator[Row]:
     yield Row("MaxPool", {"X": np.round(x)}, {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, outputs=2)
     yield Row("MaxPool", {"X": x}, {"kernel_shape": [2, 2], "storage_order": 1}, outputs=2)
     yield Row("MaxPool", {"X": (x * 40).astype(np.int8)}, {"kernel_shape": [2, 2]})
+    lowest = np.zeros((1, 2, 3, 4), np.uint8)  # as small as the padding
+    yield Row("MaxPool", {"X": lowest}, {"kernel_shape": [2, 3], "pads": [1, 2, 1, 2]}, outputs=2)
     for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
         yield Row(op, {"X": x})
 
