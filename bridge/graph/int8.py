@@ -15,7 +15,7 @@ PASSING: Final = frozenset({"DequantizeLinear", "Identity", "Reshape", "Squeeze"
 
 def shares_int8(model: ir.Model) -> bool:
     """Whether several nodes compute with the same int8 constant."""
-    return any(len(set(_readers(value))) > 1 for value in _constants(model))
+    return any(len(_readers(value)) > 1 for value in _constants(model))
 
 
 def _constants(model: ir.Model) -> Iterator[ir.Value]:
@@ -26,10 +26,16 @@ def _constants(model: ir.Model) -> Iterator[ir.Value]:
         yield from (value for value in values if value.dtype is None or value.dtype.name == "INT8")
 
 
-def _readers(value: ir.Value) -> Iterator[ir.Node]:
-    for node, _ in value.uses():
-        if node.op_type not in PASSING:
-            yield node
-            continue
-        for output in node.outputs:
-            yield from _readers(output)
+def _readers(value: ir.Value) -> set[ir.Node]:
+    """The nodes that compute with the weight."""
+    found: set[ir.Node] = set()
+    passed: set[ir.Node] = set()
+    waiting = [value]
+    while waiting:
+        for node, _ in waiting.pop().uses():
+            if node.op_type not in PASSING:
+                found.add(node)
+            elif node not in passed:
+                passed.add(node)
+                waiting += node.outputs
+    return found

@@ -108,6 +108,14 @@ def test_product_of_bytes_does_not_saturate(nodes, constant):
         np.testing.assert_array_equal(array, np.full((1, 8), 64 * 255 * 127))
 
 
+def test_weights_of_bytes_behind_many_nodes_are_followed_once():
+    nodes = " ".join(f"w{at + 1} = Unsqueeze(w{at}, w{at})" for at in range(2000))  # twice a node: 2**2000 ways
+    text = f"""<ir_version: 10, opset_import: ["": 21]>
+        g () => (float y) <int8[1, 1] w0 = {{0}}> {{ {nodes}  y = Cast <to = 1> (w2000) }}"""
+    with pytest.raises(BadInput, match="onnxruntime calls this wrong"):
+        run_model(onnx.parser.parse_model(text), {})
+
+
 @pytest.mark.skipif(why_no_cuda() is None, reason="a GPU is present")
 def test_cuda_without_a_gpu_is_refused_and_auto_is_the_cpu():
     with pytest.raises(DeviceUnavailable, match="CUDA is not available"):
