@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 DEEPEST: Final = 32
 """Graphs within graphs: protobuf parses 33 levels. silero-vad, the deepest real model at hand, has 4."""
 
+LONGEST_CHAIN: Final = 64
+"""Functions in a row, each called by the one before: inlining recurses once for each. An exporter that makes a function
+of every module comes to the depth of the model."""
+
 TEXT_OR_MESSAGE: Final = frozenset({9, 11})
 """FieldDescriptor.TYPE_STRING and TYPE_MESSAGE: the fields that hold text, and those that may hold it deeper down."""
 
@@ -78,7 +82,7 @@ class ModelCheck:
         for function in model.functions:
             self._function(function)
         self._graph(model.graph, None, 0, None)
-        self._refuse_recursion()
+        self._refuse_long_chains()
 
     def _graph(self, graph: onnx.GraphProto, outer: Scope | None, depth: int, owner: set[tuple[str, str, str]] | None
                ) -> None:  # fmt: skip
@@ -145,16 +149,15 @@ class ModelCheck:
             if scope.find(name) is None:
                 raise BadInput(f"the output {name!r} is defined nowhere", where=where, do=DAMAGED)
 
-    def _refuse_recursion(self) -> None:
-        # Functions without calls go away, round by round; what is left calls itself.
+    def _refuse_long_chains(self) -> None:
+        # Functions without calls go away, round by round; what is left calls itself, or stands too far up.
         left = {key: set(called) for key, called in self.calls.items()}
-        while leaves := [key for key, called in left.items() if not called]:
-            for key in leaves:
-                del left[key]
-            for called in left.values():
-                called.difference_update(leaves)
+        for _ in range(LONGEST_CHAIN):
+            leaves = {key for key, called in left.items() if not called}
+            left = {key: called - leaves for key, called in left.items() if called}
         if left:
-            raise BadInput("functions that call themselves", where=self.where, got=sorted(left), do=DAMAGED)
+            raise BadInput("functions that call themselves, or one another too deeply", where=self.where,
+                           got=sorted(left)[:5], expected=f"at most {LONGEST_CHAIN} in a row", do=DAMAGED)  # fmt: skip
 
 
 def _check_text(model: onnx.ModelProto, where: str) -> None:

@@ -204,9 +204,9 @@ def test_text_that_is_no_utf8_is_refused(name):
         parse(VALID.replace(name, b"\xff" + name[1:]))
 
 
-def recursive():
-    node = helper.make_node("f", ["x"], ["y"], domain="own")
-    return helper.make_function("own", "f", ["x"], ["y"], [node], [helper.make_opsetid("own", 1)])
+def calling(name, called):
+    node = helper.make_node(called, ["x"], ["y"], domain="own")
+    return helper.make_function("own", name, ["x"], ["y"], [node], [helper.make_opsetid("own", 1)])
 
 
 GRAPHS = {
@@ -220,7 +220,8 @@ GRAPHS = {
     "undefined input": lambda p: p.graph.node.append(helper.make_node("Neg", ["nowhere"], ["y"])),
     "undefined output": lambda p: p.graph.output.append(onnx.ValueInfoProto(name="nowhere")),
     "sparse": lambda p: p.graph.sparse_initializer.add(),
-    "calls itself": lambda p: p.functions.append(recursive()),
+    "calls itself": lambda p: p.functions.append(calling("f", "f")),
+    "calls too deep": lambda p: p.functions.extend(calling(f"f{at}", f"f{at + 1}") for at in range(3000)),
 }
 
 
