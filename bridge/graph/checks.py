@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 DEEPEST: Final = 32
 """Graphs within graphs: protobuf parses 33 levels. silero-vad, the deepest real model at hand, has 4."""
 
+ONNX_DOMAINS: Final = ("", "ai.onnx")
+"""Both names of the domain of ONNX's own operators. Source: onnx/version_converter/convert.h (onnx 1.23.2)."""
+
 LONGEST_CHAIN: Final = 64
 """Functions in a row, each called by the one before: inlining recurses once for each. An exporter that makes a function
 of every module comes to the depth of the model."""
@@ -72,7 +75,8 @@ class ModelCheck:
                            do="check that the file is complete and really ONNX")  # fmt: skip
         _check_text(model, self.where)
         domains = [entry.domain for entry in model.opset_import]
-        if not domains or len(set(domains)) != len(domains):
+        versions = {entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS}
+        if not domains or len(set(domains)) != len(domains) or len(versions) > 1:
             raise BadInput("the operator sets are missing or repeated", where=self.where, got=domains, do=DAMAGED)
         for function in model.functions:
             key = (function.domain, function.name, function.overload)

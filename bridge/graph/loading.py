@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BadInput, UsageError
-from bridge.graph.checks import DAMAGED, ModelCheck
+from bridge.graph.checks import DAMAGED, ONNX_DOMAINS, ModelCheck
 from bridge.graph.external import map_external
 from bridge.graph.saving import LARGEST_PROTO
 
@@ -91,10 +91,19 @@ def _build(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.Model:
         raise BadInput("a name is not UTF-8", where=where, got=_first_line(error), do=DAMAGED) from error
     except (serde.SerdeError, ValueError, TypeError) as error:
         raise BadInput("the model cannot be read", where=where, got=_first_line(_root(error)), do=DAMAGED) from error
+    for imports in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
+        _name_onnx_domain(imports)
     if check.unsorted:
         _sort(model, where)
     map_external(model, folder, where)
     return model
+
+
+def _name_onnx_domain(opset_imports: dict[str, int]) -> None:
+    """Call ONNX's own operators "", as onnx_ir does where a node says "ai.onnx"."""
+    short, long = ONNX_DOMAINS
+    if long in opset_imports:
+        opset_imports.setdefault(short, opset_imports.pop(long))
 
 
 def _sort(model: ir.Model, where: str) -> None:

@@ -33,7 +33,7 @@ class Takeover:
 
 def layer_handler(node: ir.Node, layer: Callable[..., Any]) -> tuple[Handler, Sequence[int]]:
     """A handler that runs `layer` for `node`, and the positions of the inputs it takes."""
-    if node.op_type not in ("LSTM", "GRU", "RNN") or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in ("LSTM", "GRU", "RNN") or node.domain:
         taken = layer.inputs if isinstance(layer, Takeover) else range(len(node.inputs))
         return _handler(node, lambda _node, *inputs: _as_tuple(layer(*inputs))), taken
     attribute = node.attributes.get("layout")

@@ -150,7 +150,7 @@ class Weights:
 def _root(value: ir.Value | None) -> tuple[ir.Value | None, bool]:
     """What `value` is a copy or a transposed matrix of, and whether it is transposed."""
     swapped = False
-    while value is not None and (node := value.producer()) is not None and node.domain in ("", "ai.onnx"):
+    while value is not None and (node := value.producer()) is not None and not node.domain:
         if node.op_type == "Transpose" and _swaps_a_matrix(node):
             swapped = not swapped
         elif node.op_type != "Identity":

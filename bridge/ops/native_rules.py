@@ -21,7 +21,7 @@ Rule = Callable[["ir.Node", Weights], Iterator[Taken]]
 
 def matches(node: ir.Node, weights: Weights) -> Iterator[Taken]:
     """The native modules that could take `node` over, the best first."""
-    rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    rule = RULES.get(node.op_type) if not node.domain else None
     if rule is not None and all(not value.name or value is node.outputs[0] for value in node.outputs):
         yield from rule(node, weights)
 
@@ -46,7 +46,7 @@ def _bias_behind(node: ir.Node, weights: Weights) -> tuple[Weight, ir.Node] | No
     if len(uses) != 1 or output.is_graph_output():
         return None
     add, at = uses[0]
-    if add.op_type != "Add" or add.domain not in ("", "ai.onnx") or add.graph is not node.graph:
+    if add.op_type != "Add" or add.domain or add.graph is not node.graph:
         return None
     bias = weights.find(add.inputs[1 - at])
     return None if bias is None else (bias, add)

@@ -121,8 +121,8 @@ class Program:
         layer = self._layers.get(node_name(node))
         if layer is not None:
             return layer_handler(node, layer)
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        handler = resolve(HANDLERS, domain, node.op_type, node.version or self._opsets.get(domain, 0))
+        opset = node.version or self._opsets.get(node.domain, 0)
+        handler = resolve(HANDLERS, node.domain, node.op_type, opset)
         return None if handler is None else (handler, range(len(node.inputs)))
 
 

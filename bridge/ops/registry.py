@@ -121,7 +121,6 @@ def build_table(modules: Iterable[ModuleType]) -> Mapping[Key, Handler]:
 
 def resolve(table: Mapping[Key, Handler], domain: str, op: str, opset: int) -> Handler | None:
     """The handler of the largest since-version at or below `opset`; None where the operator is not carried."""
-    domain = "" if domain == "ai.onnx" else domain
     if domain == "" and opset > NEWEST_OPSET:
         return None
     for since in range(min(opset, NEWEST_OPSET), 0, -1):

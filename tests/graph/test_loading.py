@@ -198,6 +198,17 @@ def test_nodes_out_of_order_are_put_in_order():
     assert [node.outputs[0].name for node in model.graph][-2:] == ["late", "early"]
 
 
+@pytest.mark.parametrize("domains", [("ai.onnx",), ("", "ai.onnx"), ("ai.onnx", "")], ids=str)
+def test_both_names_of_the_domain_of_onnx_are_read(domains):
+    proto = proto_of()
+    version = proto.opset_import[0].version
+    proto.ClearField("opset_import")
+    proto.opset_import.extend(helper.make_opsetid(domain, version) for domain in domains)
+    model = parse(proto)
+    assert model.opset_imports == {"": version}
+    assert find_cells(model) == find_cells(parse(VALID))
+
+
 @pytest.mark.parametrize("name", [b"rnn.W", b"test", b"rnn-bridge", b"hidden_size", b"batch"])
 def test_text_that_is_no_utf8_is_refused(name):
     with pytest.raises(BadInput, match="not UTF-8"):
@@ -213,6 +224,7 @@ GRAPHS = {
     "no graph": lambda p: p.ClearField("graph"),
     "no opset": lambda p: p.ClearField("opset_import"),
     "two opsets": lambda p: p.opset_import.append(helper.make_opsetid("", 20)),
+    "two opsets under both names": lambda p: p.opset_import.append(helper.make_opsetid("ai.onnx", 7)),
     "two values of one name": lambda p: p.graph.node.append(helper.make_node("Neg", ["x"], ["Y"])),
     "two initialisers of one name": lambda p: p.graph.initializer.append(weights(p)),
     "two inputs of one name": lambda p: p.graph.input.append(p.graph.input[0]),
