@@ -85,7 +85,8 @@ def _loads_alone(node: ir.Node, model: ir.Model) -> bool:
 
     One with a body is not asked: what the body reads from outside would be missing, and its nodes are asked themselves.
     """
-    from bridge.graph.single import holds_graphs, single_node
+    from bridge.graph.nodes import holds_graphs
+    from bridge.graph.single import single_node
 
     if holds_graphs(node):
         return True

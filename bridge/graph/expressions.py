@@ -9,6 +9,7 @@ import numpy as np
 
 from bridge.errors import BadInput, UsageError
 from bridge.graph.infer import infer_outputs
+from bridge.graph.nodes import holds_graphs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -74,7 +75,7 @@ def _steps(value: ir.Value) -> list[ir.Node] | None:
         node = current.producer()
         if constant_of(current) is not None or (node is not None and node in seen):
             continue
-        if node is None or node.domain != "" or node.op_type in RANDOM or _holds_graph(node):
+        if node is None or node.domain != "" or node.op_type in RANDOM or _refers(node) or holds_graphs(node):
             return None
         if ready:
             seen.add(node)
@@ -85,10 +86,8 @@ def _steps(value: ir.Value) -> list[ir.Node] | None:
     return order
 
 
-def _holds_graph(node: ir.Node) -> bool:
-    return any(
-        attribute.is_ref() or attribute.type.name in ("GRAPH", "GRAPHS") for attribute in node.attributes.values()
-    )
+def _refers(node: ir.Node) -> bool:
+    return any(attribute.is_ref() for attribute in node.attributes.values())
 
 
 def _array(value: ir.Value, known: dict[ir.Value, np.ndarray]) -> np.ndarray:

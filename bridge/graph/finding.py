@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from bridge.cell import GATES, Cell, settled
+from bridge.cell import Cell, settled
 from bridge.errors import BadInput, BridgeError, Unsupported, within
 from bridge.graph.expressions import constant_of
 from bridge.graph.folding import fold
+from bridge.graph.naming import Names
+from bridge.graph.nodes import input_of, is_recurrent
 from bridge.graph.recurrent import ARRAYS, ATTRIBUTES, CELL, PATH
 
 if TYPE_CHECKING:
@@ -76,31 +78,22 @@ def recurrent_nodes(model: ir.Model) -> Iterator[Found]:
     node and a Scan in the branches of an If) is found once.
     """
     model = fold(model)
-    taken: dict[str, int] = {}
+    names = Names()
     layers: dict[str, list[tuple[bool, Cell]]] = {}
     for node in model.graph.all_nodes():
         described = node.metadata_props.get(CELL) if node.op_type == "Scan" else None
-        if described is None and (node.domain != "" or node.op_type not in GATES):
+        if described is None and not is_recurrent(node):
             continue
-        path = node.metadata_props.get(PATH) or node.name or f"{node.op_type}_{len(taken)}"
+        path = node.metadata_props.get(PATH) or node.name or f"{node.op_type}_{len(names)}"
         try:
             cell = _cell_of_node(node, model, path) if described is None else _cell_of_scan(described, model, path)
         except BridgeError as error:
-            yield Found(_unique(path, taken), node, None, error)
+            yield Found(names.fresh(path), node, None, error)
             continue
         known = layers.setdefault(path, [])
         if not any((scan or described is not None) and cell == other for scan, other in known):
-            yield Found(_unique(path, taken), node, cell, None)
+            yield Found(names.fresh(path), node, cell, None)
         known.append((described is not None, cell))
-
-
-def _unique(wanted: str, taken: dict[str, int]) -> str:
-    name = wanted
-    while name in taken:
-        taken[wanted] += 1
-        name = f"{wanted}_{taken[wanted]}"
-    taken[name] = 0
-    return name
 
 
 def _cell_of_node(node: ir.Node, model: ir.Model, name: str) -> Cell:
@@ -124,7 +117,7 @@ def _cell_of_node(node: ir.Node, model: ir.Model, name: str) -> Cell:
         if block not in arrays:
             raise BadInput(f"{block} is missing", where=where)
     for at, block in ((5, "initial_h"), (6, "initial_c")):
-        state = _constant_state(node.inputs[at] if at < len(node.inputs) else None)
+        state = _constant_state(input_of(node, at))
         if state is not None:
             arrays[block] = state.transpose(1, 0, 2) if batch_first and state.ndim == 3 else state
     if hidden is not None and arrays["R"].ndim == 3 and arrays["R"].shape[2] != hidden:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bridge.errors import Unsupported
 from bridge.graph.merging import merge_equal_calls
-from bridge.graph.naming import Names
+from bridge.graph.naming import Names, unused
+from bridge.graph.nodes import input_of
 from bridge.graph.recurrent import PATH
 from bridge.graph.writer import IR_VERSION
 
@@ -68,7 +69,7 @@ def _stays(node: ir.Node) -> bool:
     """
     if node.op_type != "SplitToSequence":
         return node.op_type == "BatchNormalization"
-    size = node.inputs[1] if len(node.inputs) > 1 else None
+    size = input_of(node, 1)
     maker = None if size is None else size.producer()
     return maker is not None and maker.op_type != "Constant" and size is not None and size.shape == []
 
@@ -132,9 +133,9 @@ def name_outputs(model: ir.Model, names: Sequence[str]) -> None:
         seen.add(id(value))
         holder = taken.get(name)
         if holder is not None and holder.is_graph_input():
-            name, holder = _unused(name, taken), None
+            name, holder = unused(name, taken), None
         if holder is not None and holder is not value:
-            holder.name = _unused(f"{name}_inner", taken)
+            holder.name = unused(f"{name}_inner", taken)
         taken.pop(str(value.name), None)
         value.name = name
         taken[name] = value
@@ -165,7 +166,7 @@ def random_nodes(model: ir.Model) -> list[ir.Node]:
     """Nodes that give other numbers at every run: a Dropout in training mode, random sources."""
     found = []
     for node in model.graph.all_nodes():
-        training = node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None
+        training = node.op_type == "Dropout" and input_of(node, 2) is not None
         if node.domain == "" and (node.op_type in RANDOM or training):
             found.append(node)
     return found
@@ -286,11 +287,3 @@ def _lift_constants(model: ir.Model) -> None:
 
     LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     RemoveUnusedNodesPass()(model)
-
-
-def _unused(wanted: str, taken: Mapping[str, Any]) -> str:
-    name, count = wanted, 0
-    while name in taken:
-        count += 1
-        name = f"{wanted}_{count}"
-    return name

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from bridge.cell import GATES
 from bridge.errors import BadInput, MissingExtra, UsageError
 from bridge.graph.declaring import settle
 from bridge.graph.expressions import evaluate, is_expression
 from bridge.graph.functions import inline
+from bridge.graph.naming import unused, value_names
+from bridge.graph.nodes import input_of, is_recurrent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     import onnx_ir as ir
 
@@ -47,51 +48,36 @@ def fold(model: ir.Model, static: Mapping[str, object] | None = None) -> ir.Mode
         _fold_in_place(model)
     if _recurrent_functions(model):
         model = inline(model)
-    if any(is_expression(node.inputs[at]) for node in recurrent_ops(model) for at in _slots(node)):
+    if any(is_expression(value) for node in model.graph.all_nodes() for _, value in _weights(node)):
         model = model.clone()
-        for node in list(recurrent_ops(model)):
+        for node in list(model.graph.all_nodes()):
             _bake(node, model)
     return model
 
 
-def recurrent_ops(model: ir.Model) -> Iterator[ir.Node]:
-    """Every LSTM, GRU and RNN node of the main graph and the graphs in it."""
-    return (node for node in model.graph.all_nodes() if node.domain == "" and node.op_type in GATES)
-
-
 def _recurrent_functions(model: ir.Model) -> bool:
-    inside = (node for function in model.functions.values() for node in function.all_nodes())
-    return any(node.domain == "" and node.op_type in GATES for node in inside)
+    return any(is_recurrent(node) for function in model.functions.values() for node in function.all_nodes())
 
 
-def _slots(node: ir.Node) -> list[int]:
-    return [at for at in WEIGHTS if at < len(node.inputs)]
+def _weights(node: ir.Node) -> list[tuple[int, ir.Value]]:
+    """The weights and states of a recurrent node with their places; of any other node nothing."""
+    found = [(at, input_of(node, at)) for at in WEIGHTS if is_recurrent(node)]
+    return [(at, value) for at, value in found if value is not None]
 
 
 def _bake(node: ir.Node, model: ir.Model) -> None:
     import onnx_ir as ir
 
-    for at in _slots(node):
-        value = node.inputs[at]
-        if value is None or not is_expression(value):
+    for at, value in _weights(node):
+        if not is_expression(value):
             continue
         array = evaluate(value, node.version or model.opset_imports.get("", 0))
-        name = _free_name(f"{node.name or node.op_type}.{WEIGHTS[at]}", model)
+        name = unused(f"{node.name or node.op_type}.{WEIGHTS[at]}", value_names(model))
         baked = ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
                          shape=ir.Shape(array.shape), const_value=ir.Tensor(array, name=name))  # fmt: skip
         model.graph.register_initializer(baked)
         node.replace_input_with(at, baked)
         _remove_unused(value)
-
-
-def _free_name(wanted: str, model: ir.Model) -> str:
-    taken = {value.name for graph in model.graphs() for value in (*graph.inputs, *graph.initializers.values())}
-    taken.update(value.name for node in model.graph.all_nodes() for value in node.outputs)
-    name, count = wanted, 0
-    while name in taken:
-        count += 1
-        name = f"{wanted}_{count}"
-    return name
 
 
 def _remove_unused(value: ir.Value) -> None:

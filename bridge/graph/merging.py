@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
+
+from bridge.graph.nodes import is_recurrent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import onnx_ir as ir
-
-RECURRENT: Final = ("LSTM", "GRU", "RNN")
 
 
 def merge_equal_calls(model: ir.Model) -> bool:
@@ -24,7 +24,7 @@ def merge_equal_calls(model: ir.Model) -> bool:
     for graph in (model.graph, *model.graph.subgraphs()):
         equal: dict[tuple[Any, ...], list[ir.Node]] = {}
         for node in graph:
-            if not node.domain and node.op_type in RECURRENT:
+            if is_recurrent(node):
                 attributes = sorted((name, repr(each.value)) for name, each in node.attributes.items())
                 equal.setdefault((node.op_type, *map(id, node.inputs), *attributes), []).append(node)
         for nodes in equal.values():

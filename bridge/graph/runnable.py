@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bridge.graph.following import follow_in_order
-from bridge.graph.merging import RECURRENT
+from bridge.graph.nodes import input_of, is_recurrent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,7 +39,7 @@ def make_runnable(model: ir.Model) -> None:
 
 
 def _refused(node: ir.Node) -> bool:
-    if node.domain or node.op_type not in RECURRENT:
+    if not is_recurrent(node):
         return False
     layout = node.attributes.get("layout")
     return (layout is not None and layout.value == 1) or _unnamed_size(node) is not None
@@ -47,7 +47,7 @@ def _refused(node: ir.Node) -> bool:
 
 def _unnamed_size(node: ir.Node) -> int | None:
     """H of R [D, n*H, H], where the node does not say it and R does."""
-    R = node.inputs[2] if len(node.inputs) > 2 else None
+    R = input_of(node, 2)
     if "hidden_size" in node.attributes or R is None or R.shape is None or len(R.shape) != 3:
         return None
     hidden = R.shape[2]
@@ -59,7 +59,7 @@ def _turn(node: ir.Node) -> None:
 
     name = node.name or next(str(value.name) for value in node.outputs if value.name)
     for at in (0, *STATES):
-        value = node.inputs[at] if at < len(node.inputs) else None
+        value = input_of(node, at)
         if value is None or node.graph is None:
             continue
         turned = ir.node("Transpose", [value], {"perm": list(SWAPPED)}, name=f"{name}.input_{at}")

@@ -8,11 +8,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def holds_graphs(node: ir.Node) -> bool:
-    """Whether the node has bodies, which may read values that are none of its inputs."""
-    return any(attribute.type.name in ("GRAPH", "GRAPHS") for attribute in node.attributes.values())
-
-
 def single_node(node: ir.Node, model: ir.Model) -> ir.Model:
     """A model of a copy of `node` alone, of the opsets and the file format of `model`.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from bridge.graph.expressions import constant_of
+from bridge.graph.nodes import holds_graphs, input_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -88,7 +89,7 @@ def _labels(sort: ir.Node) -> dict[ir.Value, Label]:
 
 
 def _of_node(node: ir.Node, given: list[Label]) -> list[Label]:
-    if node.domain != "" or any(hasattr(attribute.value, "initializers") for attribute in node.attributes.values()):
+    if node.domain != "" or holds_graphs(node):
         raise _Stuck
     if node.op_type in ("Shape", "Size") or all(label is None for label in given):
         return [None] * len(node.outputs)
@@ -121,7 +122,8 @@ def _of_indices(node: ir.Node, given: list[Label]) -> Label:
 
 def _reorders(node: ir.Node, labels: Mapping[ir.Value, Label]) -> bool:
     """Whether a node only brings rows into an order or back."""
-    index = labels.get(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    order = input_of(node, 1)
+    index = None if order is None else labels.get(order)
     return node.op_type in ("Gather", "GatherND") and isinstance(index, str)
 
 
@@ -243,8 +245,8 @@ def _gather(node: ir.Node, given: list[Label]) -> list[Label]:
 def _extreme(node: ir.Node, given: list[Label]) -> list[Label]:
     """The largest or smallest over all rows is that of any order."""
     rank, axis = _rank(node.inputs[0]), _sorted_axis(given[0])
-    several = len(node.inputs) > 1 and node.inputs[1] is not None
-    given_axes = _numbers(node, 1) if several else tuple(_attribute(node, "axes", range(rank)))
+    by_input = input_of(node, 1) is not None
+    given_axes = _numbers(node, 1) if by_input else tuple(_attribute(node, "axes", range(rank)))
     gone = {each % rank for each in given_axes}
     if axis in gone:
         return [None]
@@ -299,7 +301,7 @@ def _other(label: Label, axes: set[int]) -> int:
 
 
 def _numbers(node: ir.Node, at: int) -> tuple[int, ...]:
-    fixed = constant_of(node.inputs[at]) if at < len(node.inputs) else None
+    fixed = constant_of(input_of(node, at))
     if fixed is None:
         raise _Stuck
     return tuple(int(value) for value in fixed.numpy().reshape(-1))

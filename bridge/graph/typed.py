@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from bridge.cell import GATES
+from bridge.graph.nodes import is_recurrent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,7 +37,7 @@ def _ranks_of_sequences(model: ir.Model) -> None:
     import onnx_ir as ir
 
     for node in model.graph.all_nodes():
-        if node.domain == "" and node.op_type in GATES and node.inputs:
+        if is_recurrent(node) and node.inputs:
             value = node.inputs[0]
             if value is not None and value.shape is None:
                 value.shape = ir.Shape([None, None, None])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bridge.errors import Unsupported
+from bridge.graph.naming import unused, value_names
 from bridge.graph.runnable import make_runnable
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def with_weights(
         for at, array in (nodes.get(node.name or _name(node)) or {}).items():
             node.resize_inputs(max(at + 1, len(node.inputs)))
             old = node.inputs[at]
-            fresh = ir.Value(name=_fresh(copy, f"{node.name}.{at}"), type=None if old is None else old.type,
-                             shape=ir.Shape(array.shape))  # fmt: skip
+            name = unused(f"{node.name or node.op_type}.{at}", value_names(copy))
+            fresh = ir.Value(name=name, type=None if old is None else old.type, shape=ir.Shape(array.shape))
             fresh.const_value = ir.Tensor(array, name=fresh.name)
             copy.graph.register_initializer(fresh)
             node.replace_input_with(at, fresh)
@@ -60,15 +61,6 @@ def with_weights(
 
 def _name(node: ir.Node) -> str:
     return str(node.outputs[0].name)
-
-
-def _fresh(model: ir.Model, wanted: str) -> str:
-    taken = {name for graph in model.graphs() for name in graph.initializers}
-    name, count = wanted, 0
-    while name in taken:
-        count += 1
-        name = f"{wanted}_{count}"
-    return name
 
 
 def _drop_unread(value: ir.Value) -> None:

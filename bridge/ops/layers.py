@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from bridge.graph.nodes import is_recurrent
 from bridge.ops.backend import Array
 from bridge.ops.node import Node
 from bridge.ops.registry import Handler, Label
@@ -33,7 +34,7 @@ class Takeover:
 
 def layer_handler(node: ir.Node, layer: Callable[..., Any]) -> tuple[Handler, Sequence[int]]:
     """A handler that runs `layer` for `node`, and the positions of the inputs it takes."""
-    if node.op_type not in ("LSTM", "GRU", "RNN") or node.domain:
+    if not is_recurrent(node):
         taken = layer.inputs if isinstance(layer, Takeover) else range(len(node.inputs))
         return _handler(node, lambda _node, *inputs: _as_tuple(layer(*inputs))), taken
     attribute = node.attributes.get("layout")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from bridge.graph.nodes import bodies, is_recurrent
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -192,7 +194,7 @@ class Owners:
         readers = weights.readers(weight.value)
         if weight.statistic:
             return all(node.op_type == "BatchNormalization" and at in (3, 4) for node, at in readers)
-        copied = any((node.op_type in ("LSTM", "GRU", "RNN") and at in RECURRENT_WEIGHTS)
+        copied = any((is_recurrent(node) and at in RECURRENT_WEIGHTS)
                      or (node.op_type == "BatchNormalization" and at in (3, 4)) for node, at in readers)  # fmt: skip
         return not copied and weight.value not in self.values and weight.value.name not in weights.taken_elsewhere
 
@@ -236,9 +238,8 @@ def running_nodes(graph: Iterable[ir.Node], skipped: Collection[ir.Node] = ()) -
         yield node
         if node in skipped:
             continue
-        for attribute in node.attributes.values():
-            if hasattr(attribute.value, "initializers"):
-                yield from running_nodes(attribute.value, skipped)
+        for body in bodies(node):
+            yield from running_nodes(body, skipped)
 
 
 def layer_paths(paths: Mapping[ir.Node, tuple[str, ...]]) -> dict[ir.Node, tuple[str, ...]]:

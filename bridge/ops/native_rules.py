@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from bridge.graph.nodes import input_of
 from bridge.ops.native import Kind, NativeModule, Taken, Weight, Weights
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _gemm(node: ir.Node, weights: Weights) -> Iterator[Taken]:
     if given["alpha"] != 1 or given["transA"]:
         return
     kernel = replace(kernel, axes=kernel.axes[::-1]) if given["transB"] else kernel
-    held, added = {"kernel": kernel}, _input(node, 2)
+    held, added = {"kernel": kernel}, input_of(node, 2)
     if added is not None:
         bias = weights.find(added)
         width = kernel.native().shape[1]
@@ -73,7 +74,7 @@ def _gemm(node: ir.Node, weights: Weights) -> Iterator[Taken]:
 
 def _conv(node: ir.Node, weights: Weights) -> Iterator[Taken]:
     """A convolution along one to three axes with a constant kernel."""
-    kernel = weights.find(_input(node, 1))
+    kernel = weights.find(input_of(node, 1))
     if kernel is None or kernel.array.ndim not in (3, 4, 5) or kernel.axes != tuple(range(kernel.array.ndim)):
         return
     rank = kernel.array.ndim - 2
@@ -86,7 +87,7 @@ def _conv(node: ir.Node, weights: Weights) -> Iterator[Taken]:
     padding: Any = tuple(zip(pads[:rank], pads[rank:], strict=True))
     if given["auto_pad"] not in ("NOTSET", ""):
         padding = {"VALID": "VALID", "SAME_UPPER": "SAME", "SAME_LOWER": "SAME_LOWER"}.get(given["auto_pad"])
-    held, added = {"kernel": replace(kernel, axes=(*range(2, rank + 2), 1, 0))}, _input(node, 2)
+    held, added = {"kernel": replace(kernel, axes=(*range(2, rank + 2), 1, 0))}, input_of(node, 2)
     if added is not None:
         bias = weights.find(added)
         if bias is None or bias.array.shape != kernel.array.shape[:1]:
@@ -103,7 +104,7 @@ def _conv(node: ir.Node, weights: Weights) -> Iterator[Taken]:
 
 def _conv_transpose(node: ir.Node, weights: Weights) -> Iterator[Taken]:
     """A transposed convolution along one to three axes with a constant kernel and padding that is written out."""
-    kernel = weights.find(_input(node, 1))
+    kernel = weights.find(input_of(node, 1))
     if kernel is None or kernel.array.ndim not in (3, 4, 5) or kernel.axes != tuple(range(kernel.array.ndim)):
         return
     rank = kernel.array.ndim - 2
@@ -116,7 +117,7 @@ def _conv_transpose(node: ir.Node, weights: Weights) -> Iterator[Taken]:
         or given["auto_pad"] not in ("NOTSET", "")
     ):
         return
-    group, added = int(given["group"]), _input(node, 2)
+    group, added = int(given["group"]), input_of(node, 2)
     held, sizes = {"kernel": kernel}, (kernel.array.shape[0], kernel.array.shape[1] * group)
     if added is not None:
         bias = weights.find(added)
@@ -133,7 +134,9 @@ def _conv_transpose(node: ir.Node, weights: Weights) -> Iterator[Taken]:
 def _batch_norm(node: ir.Node, weights: Weights) -> Iterator[Taken]:
     """A BatchNormalization by running statistics, as at inference."""
     given = _attributes(node, {"epsilon": 1e-5, "momentum": 0.9, "spatial": 1, "training_mode": 0})
-    found = {name: weights.find(_input(node, at)) for at, name in ((1, "scale"), (2, "bias"), (3, "mean"), (4, "var"))}
+    found = {
+        name: weights.find(input_of(node, at)) for at, name in ((1, "scale"), (2, "bias"), (3, "mean"), (4, "var"))
+    }
     held = {name: replace(weight, statistic=name in ("mean", "var")) for name, weight in found.items() if weight}
     if given is None or given["spatial"] != 1 or given["training_mode"] or len(held) < 4:
         return
@@ -147,7 +150,7 @@ def _batch_norm(node: ir.Node, weights: Weights) -> Iterator[Taken]:
 def _layer_norm(node: ir.Node, weights: Weights) -> Iterator[Taken]:
     """A LayerNormalization of the last axis, in the dtype of its input."""
     given = _attributes(node, {"axis": -1, "epsilon": 1e-5, "stash_type": 1})
-    scale, added = weights.find(_input(node, 1)), _input(node, 2)
+    scale, added = weights.find(input_of(node, 1)), input_of(node, 2)
     bias = weights.find(added)
     if given is None or scale is None or scale.array.ndim != 1 or scale.array.size < 2 or (added and bias is None):
         return
@@ -191,10 +194,6 @@ def _taken(
     sizes = held["kernel"].native().shape if sizes is None else sizes
     module = NativeModule(kind=kind, options=options, sizes=tuple(map(int, sizes)), weights=held)
     return Taken(node=node, module=module, inputs=inputs, rank=rank, bias_node=bias_node)
-
-
-def _input(node: ir.Node, at: int) -> ir.Value | None:
-    return node.inputs[at] if at < len(node.inputs) else None
 
 
 def _attributes(node: ir.Node, defaults: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from bridge.cell import GATES
 from bridge.errors import BadInput
+from bridge.graph.nodes import bodies, input_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -110,16 +111,8 @@ def _places(model: ir.Model) -> Iterator[Place]:
 def _within(nodes: Iterable[ir.Node], owners: tuple[ir.Node, ...]) -> Iterator[Place]:
     for node in nodes:
         yield Place(node, owners)
-        for body in _bodies(node):
+        for body in bodies(node):
             yield from _within(body, (*owners, node))
-
-
-def _bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type.name == "GRAPH":
-            yield attribute.as_graph()
-        elif attribute.type.name == "GRAPHS":
-            yield from attribute.as_graphs()
 
 
 def _ancestors(places: Iterable[Place]) -> set[int]:
@@ -137,12 +130,12 @@ def _ancestors(places: Iterable[Place]) -> set[int]:
 
 def _operands(node: ir.Node) -> list[ir.Value]:
     """The inputs of a node and of every node in its bodies."""
-    inside = [value for body in _bodies(node) for inner in body for value in _operands(inner)]
+    inside = [value for body in bodies(node) for inner in body for value in _operands(inner)]
     return [value for value in node.inputs if value is not None] + inside
 
 
 def _lengths_of(node: ir.Node, inputs: dict[int, str]) -> Iterator[tuple[str, str | int | None]]:
-    lengths = node.inputs[SEQUENCE_LENS] if len(node.inputs) > SEQUENCE_LENS else None
+    lengths = input_of(node, SEQUENCE_LENS)
     if lengths is None or id(lengths) not in inputs:
         return
     X, time_axis = node.inputs[0], 1 if "layout" in node.attributes and node.attributes["layout"].value == 1 else 0

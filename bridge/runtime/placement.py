@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bridge.cell import DEFAULT_ACTIVATIONS
+from bridge.graph.nodes import input_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,9 +41,9 @@ def _obstacles(node: ir.Node) -> Iterator[str]:
         yield f"linear_before_reset is {attributes.get('linear_before_reset', 0)}: cuDNN has the GRU of 1 only"
     if attributes.get("layout", 0) != 0:
         yield "layout is 1, which no kernel of onnxruntime takes"
-    if _input(node, 7) is not None:
+    if input_of(node, 7) is not None:
         yield "P (peepholes) is given"
-    W = _input(node, 1)
+    W = input_of(node, 1)
     if W is not None and W.dtype is not None and W.dtype.name in NO_KERNEL:
         yield f"there is no kernel for {W.dtype.name.lower()}"
     yield from _bias_obstacle(node)
@@ -62,10 +63,6 @@ def _activation_obstacles(op: str, attributes: dict[str, Any]) -> Iterator[str]:
 
 def _bias_obstacle(node: ir.Node) -> Iterator[str]:
     # The provider packs constant W and R into one buffer when it loads them, and leaves no place for a later B.
-    W, R, B = (_input(node, at) for at in (1, 2, 3))
+    W, R, B = (input_of(node, at) for at in (1, 2, 3))
     if B is not None and B.const_value is None and all(x is not None and x.const_value is not None for x in (W, R)):
         yield "W and R are constants and B is not: the CUDA kernel would leave B out"
-
-
-def _input(node: ir.Node, at: int) -> ir.Value | None:
-    return node.inputs[at] if at < len(node.inputs) else None
