@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy as np
 from bridge.errors import BadInput, Unsupported, UsageError
 from bridge.ops.backend import Array, Backend
 from bridge.ops.backend_numpy import NumpyBackend
-from bridge.ops.dtypes import CARRIED, numpy_dtype
+from bridge.ops.dtypes import CARRIED
 from bridge.ops.layers import layer_handler
+from bridge.ops.native import running_nodes
 from bridge.ops.parameters import trainable
 from bridge.ops.port import Port
 from bridge.ops.registry import Handler, resolve
@@ -55,12 +56,12 @@ class Program:
         self._layers = dict(layers or {})
         _check_layers(self._layers, model.graph)
         model = expand(model, lambda node: self._choose(node) is not None)
-        _check_operators(self._choose, model.graph)
+        taken_over = {node for node in model.graph.all_nodes() if node_name(node) in self._layers}
+        _check_operators(self._choose, running_nodes(model.graph, taken_over))
         compiler = Compiler(backend=backend, static_backend=self._numpy, choose=self._choose)
         self._block = compiler.block(model.graph)
-        fixed = _fixed(self._block, static or {}, compiler.constants)
-        self._inputs = {v.name or "": v for v in self._block.inputs if v not in compiler.constants and v not in fixed}
-        self._constants = {v: self._numpy.asarray(a) for v, a in (compiler.constants | fixed).items()}
+        self._inputs = {value.name or "": value for value in self._block.inputs if value not in compiler.constants}
+        self._constants = {value: self._numpy.asarray(array) for value, array in compiler.constants.items()}
         self._ports = {name: Port.of(name, value) for name, value in self._inputs.items()}
         self._parameters = _named(trainable(self._block, compiler.constants))
 
@@ -135,9 +136,9 @@ def evaluate(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     return {name: np.asarray(array) for name, array in program(feeds).items()}
 
 
-def _check_operators(choose: Callable[[ir.Node], object], graph: ir.Graph) -> None:
+def _check_operators(choose: Callable[[ir.Node], object], nodes: Iterable[ir.Node]) -> None:
     missing: dict[str, list[str]] = defaultdict(list)
-    for node in _nodes(graph, choose):
+    for node in nodes:
         element = node.attributes.get("to") if node.op_type == "Cast" else None
         if element is not None and int(element.value) not in CARRIED:
             missing[f"Cast to element type {element.value}"].append(node_name(node))
@@ -152,34 +153,10 @@ def _check_operators(choose: Callable[[ir.Node], object], graph: ir.Graph) -> No
                           "as QuantFormat.QDQ: com.microsoft is its own domain" if own else "")  # fmt: skip
 
 
-def _nodes(graph: ir.Graph, choose: Callable[[ir.Node], object] | None = None) -> Iterator[ir.Node]:
-    """Every node, bodies too; not the body of a node that a layer takes over."""
-    for node in graph:
-        yield node
-        chosen: Any = choose(node) if choose else None
-        if chosen is not None and chosen[0].native:
-            continue
-        for attribute in node.attributes.values():
-            if hasattr(attribute.value, "initializers"):
-                yield from _nodes(attribute.value, choose)
-
-
 def _check_layers(layers: Mapping[str, Layer], graph: ir.Graph) -> None:
-    names = {node_name(node) for node in _nodes(graph)}
+    names = {node_name(node) for node in graph.all_nodes()}
     if unknown := sorted(set(layers) - names):
         raise UsageError("layers for nodes that the model does not have", where="Program", got=", ".join(unknown))
-
-
-def _fixed(
-    block: Block, static: Mapping[str, object], constants: Mapping[ir.Value, np.ndarray]
-) -> dict[ir.Value, np.ndarray]:
-    """Inputs that `static` gives a value, where folding has not taken them out of the graph."""
-    inputs = {value.name or "": value for value in block.inputs if value not in constants}
-    return {
-        value: np.asarray(static[name], numpy_dtype(int(value.dtype), name) if value.dtype else None)
-        for name, value in inputs.items()
-        if name in static
-    }
 
 
 def _named(values: Sequence[ir.Value]) -> dict[str, ir.Value]:
