@@ -68,7 +68,7 @@ class ModelCheck:
 
         Raises:
             BadInput: no ONNX model; tensors, names, nesting or functions that cannot be right.
-            Unsupported: sparse tensors.
+            Unsupported: sparse tensors, a graph as an attribute of a function.
         """
         if not model.HasField("graph") or model.ir_version < 1:
             raise BadInput("this is no ONNX model", where=self.where, expected="a ModelProto with a graph",
@@ -137,6 +137,9 @@ class ModelCheck:
                    owner: set[tuple[str, str, str]] | None) -> None:  # fmt: skip
         if attribute.HasField("sparse_tensor") or len(attribute.sparse_tensors):
             raise Unsupported("sparse tensors are not read", where=where)
+        if attribute.ref_attr_name and attribute.type in (attribute.GRAPH, attribute.GRAPHS):
+            raise Unsupported("a function takes a graph as an attribute, which is not read", where=where,
+                              got=attribute.ref_attr_name, do="inline the functions before")  # fmt: skip
         for tensor in [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]:
             check_tensor(tensor, where)
         for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:

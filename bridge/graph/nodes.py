@@ -28,10 +28,8 @@ def holds_graphs(node: ir.Node) -> bool:
 
 
 def bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    """The graphs in its attributes, not those that an attribute of a function stands for."""
+    """The graphs in its attributes."""
     for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
         if attribute.type.name == "GRAPH":
             yield attribute.as_graph()
         elif attribute.type.name == "GRAPHS":

@@ -220,6 +220,13 @@ def calling(name, called):
     return helper.make_function("own", name, ["x"], ["y"], [node], [helper.make_opsetid("own", 1)])
 
 
+def choosing():
+    """A function that hands an attribute of its own on as a branch."""
+    node = helper.make_node("If", ["x"], ["y"])
+    node.attribute.add(name="then_branch", ref_attr_name="branch", type=onnx.AttributeProto.GRAPH)
+    return helper.make_function("own", "f", ["x"], ["y"], [node], [helper.make_opsetid("", 20)], ["branch"])
+
+
 GRAPHS = {
     "no graph": lambda p: p.ClearField("graph"),
     "no opset": lambda p: p.ClearField("opset_import"),
@@ -233,6 +240,7 @@ GRAPHS = {
     "undefined output": lambda p: p.graph.output.append(onnx.ValueInfoProto(name="nowhere")),
     "sparse": lambda p: p.graph.sparse_initializer.add(),
     "calls itself": lambda p: p.functions.append(calling("f", "f")),
+    "graph as an attribute of a function": lambda p: p.functions.append(choosing()),
     "calls too deep": lambda p: p.functions.extend(calling(f"f{at}", f"f{at + 1}") for at in range(3000)),
 }
 
