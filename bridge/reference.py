@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
-from bridge.cell import Activation, Cell, Op, Spec
+from bridge.cell import Activation, Cell, Op, Spec, settled
 from bridge.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
@@ -142,8 +142,6 @@ def rnn(
     **attributes: Any,
 ) -> tuple[Array, Array]:
     """ONNX RNN in float64: the schema's inputs and attributes, (Y, Y_h). Raises as `evaluate` and `Cell` do."""
-    if np.shape(W)[:1] == (1,) and len(attributes.get("activations") or ()) == 2:
-        attributes["activations"] = attributes["activations"][:1]  # the schema's default for one direction has two
     cell = _cell("RNN", hidden_size, {"W": W, "R": R, "B": B}, attributes)
     Y, Y_h = _evaluate_in(layout, cell, X, sequence_lens, {"initial_h": initial_h}, spec)
     return Y, Y_h
@@ -275,7 +273,7 @@ def _cell(op: Op, hidden_size: int | None, arrays: dict[str, ArrayLike | None], 
     wide: dict[str, Any] = {
         name: None if array is None else np.asarray(array, np.float64) for name, array in arrays.items()
     }
-    cell = Cell(op, **wide, **attributes)
+    cell = Cell(op, **wide, **settled(op, attributes))
     if hidden_size not in (None, cell.hidden_size):
         raise BadInput("hidden_size disagrees with R", where=f"reference {op}", got=hidden_size,
                        expected=cell.hidden_size)  # fmt: skip

@@ -225,20 +225,25 @@ def test_bfloat16_has_no_kernel(op):
                     if (name := tensor.name) in ("W", "R")})  # fmt: skip
 
 
-@pytest.mark.parametrize("clip", [0.0, -1.0])
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(("op", "clip"), [("LSTM", 0.0), ("LSTM", -1.0), ("GRU", 0.0), ("GRU", -1.0), ("RNN", 0.0)])
 def test_clip_of_0_or_less_is_refused(op, clip):
     inputs = operands(op)
     model = node_model(op, inputs, {"clip": clip})
     if op == "RNN":
-        Y = run_node(model, inputs)["Y"]
-        expected = RUN[op](**inputs)[0] if clip < 0 else np.zeros_like(Y)
-        assert np.abs(Y - expected).max() < CLOSE
+        assert not run_node(model, inputs)["Y"].any()
     else:
         with pytest.raises(Unsupported):
             runtime.Session(model, device="cpu")
     with pytest.raises(BadInput, match="clip is a finite number above 0"):
         RUN[op](**inputs, clip=clip)
+
+
+def test_negative_clip_of_rnn_is_none():
+    inputs = operands("RNN")
+    actual = run_node(node_model("RNN", inputs, {"clip": -1.0}), inputs)["Y"]
+    expected = reference.rnn(**inputs, clip=-1.0)[0]
+    assert np.abs(actual - expected).max() < CLOSE
+    np.testing.assert_array_equal(expected, reference.rnn(**inputs)[0])
 
 
 @pytest.mark.parametrize("op", OPS)

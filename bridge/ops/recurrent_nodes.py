@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from bridge import reference
-from bridge.cell import Cell, Op, settled
-from bridge.errors import BadInput
 from bridge.ops import recurrent
 from bridge.ops.backend import Array
 from bridge.ops.node import Node
@@ -41,21 +37,18 @@ def lstm(
     layout: int = 0,
 ) -> tuple[Array, ...]:
     """Run one ONNX LSTM node. Source: onnx/defs/rnn/defs.cc, LSTM-22."""
-    attributes: dict[str, Any] = {
+    attributes = {
         "activations": activations,
         "activation_alpha": activation_alpha,
         "activation_beta": activation_beta,
         "clip": clip,
         "direction": direction,
+        "hidden_size": hidden_size,
         "input_forget": input_forget,
+        "layout": layout,
     }
-    if node.backend.name == "numpy":
-        blocks, states = {"W": W, "R": R, "B": B, "P": P}, (initial_h, initial_c)
-        return _referee("LSTM", X, sequence_lens, states, layout, hidden_size, blocks, attributes)
-    return recurrent.lstm(
-        node.backend, X, W, R, B, sequence_lens, initial_h, initial_c, P,
-        hidden_size=hidden_size, layout=layout, **attributes,
-    )  # fmt: skip
+    inputs = (X, W, R, B, sequence_lens, initial_h, initial_c, P)
+    return _run(node, reference.lstm, recurrent.lstm, inputs, attributes)
 
 
 @handles("GRU", versions=VERSIONS, check=partial(recurrent.check_attributes, "GRU"))
@@ -78,20 +71,18 @@ def gru(
     linear_before_reset: int = 0,
 ) -> tuple[Array, ...]:
     """Run one ONNX GRU node. Source: onnx/defs/rnn/defs.cc, GRU-22."""
-    attributes: dict[str, Any] = {
+    attributes = {
         "activations": activations,
         "activation_alpha": activation_alpha,
         "activation_beta": activation_beta,
         "clip": clip,
         "direction": direction,
+        "hidden_size": hidden_size,
+        "layout": layout,
         "linear_before_reset": linear_before_reset,
     }
-    if node.backend.name == "numpy":
-        blocks = {"W": W, "R": R, "B": B}
-        return _referee("GRU", X, sequence_lens, (initial_h,), layout, hidden_size, blocks, attributes)
-    return recurrent.gru(
-        node.backend, X, W, R, B, sequence_lens, initial_h, hidden_size=hidden_size, layout=layout, **attributes
-    )
+    inputs = (X, W, R, B, sequence_lens, initial_h)
+    return _run(node, reference.gru, recurrent.gru, inputs, attributes)
 
 
 @handles("RNN", versions=VERSIONS, check=partial(recurrent.check_attributes, "RNN"))
@@ -113,39 +104,28 @@ def rnn(
     layout: int = 0,
 ) -> tuple[Array, ...]:
     """Run one ONNX RNN node. Source: onnx/defs/rnn/defs.cc, RNN-22."""
-    attributes: dict[str, Any] = {
+    attributes = {
         "activations": activations,
         "activation_alpha": activation_alpha,
         "activation_beta": activation_beta,
         "clip": clip,
         "direction": direction,
+        "hidden_size": hidden_size,
+        "layout": layout,
     }
-    if node.backend.name == "numpy":
-        blocks = {"W": W, "R": R, "B": B}
-        return _referee("RNN", X, sequence_lens, (initial_h,), layout, hidden_size, blocks, attributes)
-    return recurrent.rnn(
-        node.backend, X, W, R, B, sequence_lens, initial_h, hidden_size=hidden_size, layout=layout, **attributes
-    )
+    inputs = (X, W, R, B, sequence_lens, initial_h)
+    return _run(node, reference.rnn, recurrent.rnn, inputs, attributes)
 
 
-def _referee(
-    op: Op,
-    X: np.ndarray,
-    lengths: np.ndarray | None,
-    states: tuple[np.ndarray | None, ...],
-    layout: int,
-    hidden_size: int | None,
-    blocks: dict[str, np.ndarray | None],
+def _run(
+    node: Node,
+    referee: Callable[..., tuple[Array, ...]],
+    kernel: Callable[..., tuple[Array, ...]],
+    inputs: tuple[Array | None, ...],
     attributes: dict[str, Any],
-) -> tuple[np.ndarray, ...]:
-    """The node in float64, rounded once to the dtype of X."""
-    cell = Cell(op, **blocks, **settled(op, attributes))  # type: ignore[arg-type]
-    if hidden_size not in (None, cell.hidden_size):
-        raise BadInput("hidden_size and R disagree", where=op, got=hidden_size, expected=cell.hidden_size)
-    if layout:
-        X, states = X.swapaxes(0, 1), tuple(None if state is None else state.swapaxes(0, 1) for state in states)
-    names: dict[str, Any] = dict(zip(("initial_h", "initial_c"), states, strict=False))
-    Y, *finals = (value for value in reference.evaluate(cell, X, lengths=lengths, **names) if value is not None)
-    if layout:
-        Y, finals = Y.transpose(2, 0, 1, 3), [final.swapaxes(0, 1) for final in finals]
-    return tuple(value.astype(X.dtype) for value in (Y, *finals))
+) -> tuple[Array, ...]:
+    """The outputs of a kernel on the node's backend, or of the referee, rounded once to the dtype of X."""
+    if node.backend.name != "numpy":
+        return kernel(node.backend, *inputs, **attributes)
+    X: Any = inputs[0]
+    return tuple(value.astype(X.dtype) for value in referee(*inputs, **attributes))
