@@ -10,6 +10,9 @@ import numpy as np
 Array: TypeAlias = Any
 """An array of the backend, or numpy where the value is static."""
 
+Values: TypeAlias = tuple[Array, ...]
+"""What a step of a loop takes and gives."""
+
 Shape: TypeAlias = Sequence[int]
 Pads: TypeAlias = Sequence[tuple[int, int]]
 
@@ -68,25 +71,13 @@ class Backend(Protocol):
     def scatter(self, data: Array, rows: Array, updates: Array, reduction: str) -> Array:
         """`data` with `updates` [n, ...] in rows [n], none negative: "none" replaces, add, mul, max and min join."""
 
-    def while_loop(
-        self, holds: Callable[[tuple[Array, ...]], Array], step: Callable[[tuple[Array, ...]], tuple[Array, ...]],
-        carry: tuple[Array, ...],
-    ) -> tuple[Array, ...]:  # fmt: skip
+    def while_loop(self, holds: Callable[[Values], Array], step: Callable[[Values], Values], carry: Values) -> Values:
         """`step` on `carry` as long as it `holds` (one boolean)."""
 
     def scan(
-        self,
-        body: Callable[[tuple[Array, ...], tuple[Array, ...]], tuple[tuple[Array, ...], tuple[Array, ...]]],
-        carry: tuple[Array, ...],
-        xs: tuple[Array, ...],
-        reverse: bool = False,
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        self, body: Callable[[Values, Values], tuple[Values, Values]], carry: Values, xs: Values, reverse: bool = False
+    ) -> tuple[Values, Values]:
         """Run `body(carry, x) -> (carry, y)` over axis 0 of `xs`; ys keep the order of xs, reversed or not."""
 
-    def cond(
-        self,
-        predicate: Array,
-        then: Callable[[], tuple[Array, ...]],
-        otherwise: Callable[[], tuple[Array, ...]],
-    ) -> tuple[Array, ...]:
+    def cond(self, predicate: Array, then: Callable[[], Values], otherwise: Callable[[], Values]) -> Values:
         """The outputs of the branch that `predicate` (one boolean) chooses."""

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import BadInput, Unsupported
-from bridge.ops.backend import Array, Pads, Shape
+from bridge.ops.backend import Array, Pads, Shape, Values
 from bridge.ops.sizes import has_symbols
-
-Values = tuple[Array, ...]
 
 
 @dataclass(frozen=True, slots=True)

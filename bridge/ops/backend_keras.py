@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from bridge.errors import Unsupported
-from bridge.ops.backend import Array, Pads, Shape
-from bridge.ops.loop import python_scan, python_while
-
-Values = tuple[Array, ...]
+from bridge.ops.backend import Array, Pads, Shape, Values
+from bridge.ops.backend_jax import JaxBackend
+from bridge.ops.backend_torch import TorchBackend
+from bridge.ops.python_loops import python_scan, python_while
 
 _NAMES: Final[Mapping[str, str]] = MappingProxyType({
     "permute_dims": "transpose", "concat": "concatenate", "pow": "power", "cumulative_sum": "cumsum",
@@ -21,6 +21,20 @@ _NAMES: Final[Mapping[str, str]] = MappingProxyType({
     "atanh": "arctanh", "bitwise_invert": "bitwise_not", "cumulative_prod": "cumprod",
 })  # fmt: skip
 """Functions of the array API that keras.ops has under another name."""
+
+
+def _under_keras() -> JaxBackend | TorchBackend | None:
+    """Bridge's own backend for the framework that Keras runs on; None on TensorFlow."""
+    import keras
+
+    own = {"jax": JaxBackend, "torch": TorchBackend}.get(keras.backend.backend())
+    return None if own is None else own()
+
+
+def _on_jax() -> JaxBackend | None:
+    """The JAX backend where Keras runs on JAX."""
+    own = _under_keras()
+    return own if isinstance(own, JaxBackend) else None
 
 
 class _Namespace:
@@ -54,10 +68,8 @@ class _Namespace:
     def _extreme(self, name: str, x: Array, axis: int, keepdims: bool) -> Array:
         import keras
 
-        if keras.backend.backend() == "jax":
-            from bridge.ops.backend_jax import JaxBackend
-
-            return getattr(JaxBackend().xp, name)(x, axis=axis, keepdims=keepdims)
+        if (jax := _on_jax()) is not None:
+            return getattr(jax.xp, name)(x, axis=axis, keepdims=keepdims)
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
@@ -105,25 +117,16 @@ class KerasBackend:
 
         if not isinstance(value, np.ndarray | np.generic):
             return value
-        _check_dtype(value)
-        if keras.backend.backend() == "jax":  # which keras.ops asks for 64 bits that it does not have
-            from bridge.ops.backend_jax import JaxBackend
-
-            return JaxBackend().asarray(value)
+        _check_dtype(value.dtype)
+        if (jax := _on_jax()) is not None:  # which keras.ops asks for 64 bits that it does not have
+            return jax.asarray(value)
         return keras.ops.convert_to_tensor(value, dtype=value.dtype.name)
 
     def concrete(self, value: Array) -> np.ndarray | None:
         """`value` as numpy where it is eager."""
-        import keras
-
-        if keras.backend.backend() == "jax":
-            from bridge.ops.backend_jax import JaxBackend
-
-            return JaxBackend().concrete(value)
-        if keras.backend.backend() == "torch":
-            from bridge.ops.backend_torch import TorchBackend
-
-            return TorchBackend().concrete(value)
+        own = _under_keras()
+        if own is not None:
+            return own.concrete(value)
         return np.asarray(value.numpy()) if hasattr(value, "numpy") else None
 
     def dtype(self, value: Array) -> np.dtype[Any]:
@@ -137,31 +140,22 @@ class KerasBackend:
         """`value` in another dtype; raises Unsupported for float64."""
         import keras
 
-        _check_dtype(np.empty(0, dtype))
-        if keras.backend.backend() == "jax":
-            from bridge.ops.backend_jax import JaxBackend
-
-            return JaxBackend().astype(value, dtype)
+        _check_dtype(np.dtype(dtype))
+        if (jax := _on_jax()) is not None:
+            return jax.astype(value, dtype)
         return keras.ops.cast(value, np.dtype(dtype).name)
 
     def divide(self, a: Array, b: Array) -> Array:
         """The quotient; on JAX rounded once."""
-        import keras
-
-        if keras.backend.backend() == "jax":
-            from bridge.ops.backend_jax import JaxBackend
-
-            return JaxBackend().divide(a, b)
-        return a / b
+        jax = _on_jax()
+        return a / b if jax is None else jax.divide(a, b)
 
     def matmul(self, a: Array, b: Array) -> Array:
         """Matrix product; on JAX in full precision."""
         import keras
 
-        if keras.backend.backend() == "jax":
-            from bridge.ops.backend_jax import JaxBackend
-
-            return JaxBackend().matmul(a, b)
+        if (jax := _on_jax()) is not None:
+            return jax.matmul(a, b)
         return keras.ops.matmul(a, b)
 
     def sigmoid(self, x: Array) -> Array:
@@ -203,10 +197,8 @@ class KerasBackend:
         """Einstein summation; on JAX in full precision."""
         import keras
 
-        if keras.backend.backend() == "jax":
-            from bridge.ops.backend_jax import JaxBackend
-
-            return JaxBackend().einsum(equation, *operands)
+        if (jax := _on_jax()) is not None:
+            return jax.einsum(equation, *operands)
         return keras.ops.einsum(equation, *operands)
 
     def fft(self, real: Array, imaginary: Array, inverse: bool) -> tuple[Array, Array]:
@@ -219,16 +211,10 @@ class KerasBackend:
 
     def scatter(self, data: Array, rows: Array, updates: Array, reduction: str) -> Array:
         """Rows written or joined, by Keras's backend itself."""
+        own = _under_keras()
+        if own is not None:
+            return own.scatter(data, rows, updates, reduction)
         import keras
-
-        if keras.backend.backend() == "jax":
-            from bridge.ops.backend_jax import JaxBackend
-
-            return JaxBackend().scatter(data, rows, updates, reduction)
-        if keras.backend.backend() == "torch":
-            from bridge.ops.backend_torch import TorchBackend
-
-            return TorchBackend().scatter(data, rows, updates, reduction)
         import tensorflow as tf
 
         write = {"none": tf.tensor_scatter_nd_update, "add": tf.tensor_scatter_nd_add,
@@ -241,10 +227,8 @@ class KerasBackend:
         """`lax.while_loop` on JAX, `keras.ops.while_loop` in a TensorFlow graph, else a Python loop."""
         import keras
 
-        if keras.backend.backend() == "jax":
-            from bridge.ops.backend_jax import JaxBackend
-
-            return JaxBackend().while_loop(holds, step, carry)
+        if (jax := _on_jax()) is not None:
+            return jax.while_loop(holds, step, carry)
         if self.concrete(carry[0]) is not None:
             return python_while(holds, step, carry)
         return tuple(keras.ops.while_loop(lambda *values: holds(values), lambda *values: step(values), carry))
@@ -258,10 +242,8 @@ class KerasBackend:
         """
         import keras
 
-        if keras.backend.backend() == "jax":
-            from bridge.ops.backend_jax import JaxBackend
-
-            return JaxBackend().scan(body, carry, xs, reverse)
+        if (jax := _on_jax()) is not None:
+            return jax.scan(body, carry, xs, reverse)
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
@@ -297,20 +279,13 @@ def _graph_scan(
     return tuple(final), tuple(row.stack() for row in rows)
 
 
-def _check_dtype(value: Any) -> None:
-    import keras
-
-    if value.dtype == np.float64:
+def _check_dtype(dtype: np.dtype[Any]) -> None:
+    if dtype == np.float64:
         raise Unsupported("keras.ops narrows float64 silently on some of its backends", where="keras",
                           do="export the model in float32")  # fmt: skip
-    if value.dtype == np.uint64:
+    if dtype == np.uint64:
         raise Unsupported("keras.ops computes 64-bit unsigned integers in 32 bits", where="keras",
                           do="cast to int64 in the model")  # fmt: skip
-    if keras.backend.backend() == "jax":
-        from bridge.ops.backend_jax import JaxBackend
-
-        JaxBackend().asarray(value)
-    elif keras.backend.backend() == "torch":
-        from bridge.ops.backend_torch import TorchBackend
-
-        TorchBackend().asarray(value)
+    own = _under_keras()
+    if own is not None:
+        own.asarray(np.empty(0, dtype))  # which has refusals of its own

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import Unsupported
-from bridge.ops.backend import Array, Pads, Shape
-from bridge.ops.loop import python_scan, python_while
+from bridge.ops.backend import Array, Pads, Shape, Values
+from bridge.ops.python_loops import python_scan, python_while
 from bridge.ops.sizes import has_symbols
 
-Values = tuple[Array, ...]
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import Unsupported
-from bridge.ops.backend import Array, Pads, Shape
-from bridge.ops.loop import python_scan, python_while
-
-Values = tuple[Array, ...]
+from bridge.ops.backend import Array, Pads, Shape, Values
+from bridge.ops.python_loops import python_scan, python_while
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from bridge.errors import Unsupported
-from bridge.ops.backend import Array
+from bridge.ops.backend import Array, Values
 from bridge.ops.dtypes import numpy_dtype
 from bridge.ops.node import Body, Node
 from bridge.ops.registry import handles
@@ -21,8 +21,6 @@ MOST_WRITTEN_OUT: Final = 1024
 
 UNBOUNDED: Final = 2**31 - 1
 """Trip counts from here on are none: exporters write the largest integer for a while loop."""
-
-Values = tuple[Array, ...]
 
 
 @handles("Loop", versions={1, 11, 13, 16, 19} | LAYOUT_VERSIONS, raw=True)

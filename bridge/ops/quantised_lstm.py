@@ -6,15 +6,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from bridge.ops.backend import Array
+from bridge.ops.backend import Array, Values
 from bridge.ops.node import Node
 from bridge.ops.quantisation import dynamic_quantize_linear, mat_mul_integer
 from bridge.ops.registry import handles
 
 DIRECTIONS: Final = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 ACTIVATIONS: Final = ("sigmoid", "tanh", "tanh")
-
-Values = tuple[Array, ...]
 
 
 @handles("DynamicQuantizeLSTM", versions={1}, domain="com.microsoft", differentiable=False)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bridge.ops.backend import Array
-
-Values = tuple[Array, ...]
+from bridge.ops.backend import Array, Values
 
 
 def python_scan(
