@@ -3,6 +3,7 @@
 # ruff: noqa: A002, ARG001  (a handler's signature is the ONNX schema)
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import reduce
 
@@ -159,17 +160,13 @@ def max_(node: Node, *data_0: Array) -> Array:
 @handles("Sum", versions={8, 13})
 def sum_(node: Node, *data_0: Array) -> Array:
     """The elementwise sum of all inputs."""
-    return reduce(_plus, data_0)
+    return reduce(operator.add, data_0)
 
 
 @handles("Mean", versions={8, 13})
 def mean(node: Node, *data_0: Array) -> Array:
     """The elementwise mean of all inputs."""
-    return reduce(_plus, data_0) / len(data_0)
-
-
-def _plus(first: Array, second: Array) -> Array:
-    return first + second
+    return reduce(operator.add, data_0) / len(data_0)
 
 
 @handles("Clip", versions={6})

@@ -17,6 +17,11 @@ Shape: TypeAlias = Sequence[int]
 Pads: TypeAlias = Sequence[tuple[int, int]]
 
 
+def is_static(value: Array) -> bool:
+    """Whether a value is known without running the backend."""
+    return isinstance(value, np.ndarray | np.generic)
+
+
 class Backend(Protocol):
     """One framework's arrays. Dtypes are numpy's everywhere; `like` gives the device of a new array."""
 

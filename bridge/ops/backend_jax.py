@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import BadInput, Unsupported
-from bridge.ops.backend import Array, Pads, Shape, Values
+from bridge.ops.backend import Array, Pads, Shape, Values, is_static
 from bridge.ops.sizes import has_symbols
 
 
@@ -43,7 +43,7 @@ class JaxBackend:
         """
         if has_symbols(value):  # sizes that only a call knows, as numbers of the call
             return self.xp.stack([self.xp.asarray(size) for size in value.flat]).reshape(value.shape)
-        if isinstance(value, np.ndarray | np.generic):
+        if is_static(value):
             _check_width(value)
         return self.xp.asarray(value)
 

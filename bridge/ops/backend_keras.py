@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from bridge.errors import Unsupported
-from bridge.ops.backend import Array, Pads, Shape, Values
+from bridge.ops.backend import Array, Pads, Shape, Values, is_static
 from bridge.ops.backend_jax import JaxBackend
 from bridge.ops.backend_torch import TorchBackend
 from bridge.ops.python_loops import python_scan, python_while
@@ -115,7 +115,7 @@ class KerasBackend:
         """
         import keras
 
-        if not isinstance(value, np.ndarray | np.generic):
+        if not is_static(value):
             return value
         _check_dtype(value.dtype)
         if (jax := _on_jax()) is not None:  # which keras.ops asks for 64 bits that it does not have

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import Unsupported
-from bridge.ops.backend import Array, Pads, Shape, Values
+from bridge.ops.backend import Array, Pads, Shape, Values, is_static
 from bridge.ops.python_loops import python_scan, python_while
 
 
@@ -39,7 +39,7 @@ class TorchBackend:
 
         _check_dtype(self.dtype(value) if isinstance(value, torch.Tensor) else value.dtype)
         device = None if like is None else like.device
-        if isinstance(value, np.ndarray | np.generic):
+        if is_static(value):
             return torch.from_numpy(np.array(value)).to(device)
         return value if device is None else value.to(device)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.ops.backend import Array
+from bridge.ops.backend import Array, is_static
 from bridge.ops.node import Body, Node
 from bridge.ops.registry import handles
 from bridge.ops.shape import LAYOUT_VERSIONS
@@ -44,7 +44,7 @@ def constant(
 @handles("If", versions={1, 11, 13, 16, 19} | LAYOUT_VERSIONS, raw=True)
 def if_(node: Node, cond: Array, *, else_branch: Body, then_branch: Body) -> tuple[Array, ...]:
     """One branch: chosen while tracing where `cond` is known, by the backend's conditional where it is not."""
-    if isinstance(cond, np.ndarray):
+    if is_static(cond):
         return then_branch() if bool(cond.reshape(())) else else_branch()
 
     def arrays(branch: Body) -> tuple[Array, ...]:

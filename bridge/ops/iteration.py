@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from bridge.errors import Unsupported
-from bridge.ops.backend import Array, Values
+from bridge.ops.backend import Array, Values, is_static
 from bridge.ops.dtypes import numpy_dtype
 from bridge.ops.node import Body, Node
 from bridge.ops.registry import handles
@@ -46,7 +46,7 @@ def _known(node: Node, value: Array | None, default: int) -> int | None:
     """A flag or a number where it is known, None while it is traced."""
     if value is None:
         return default
-    known = value if isinstance(value, np.ndarray | np.generic) else node.backend.concrete(value)
+    known = value if is_static(value) else node.backend.concrete(value)
     return None if known is None else int(known.reshape(()))
 
 
@@ -76,12 +76,12 @@ def _stepped(node: Node, most: int, states: Values, body: Body) -> tuple[Array, 
 
 def _scanned(node: Node, most: int, states: Values, body: Body) -> Values | None:
     """Steps 1 to `most` as a scan: final states and rows. None where a step needs static values or may be the last."""
-    count, like = len(states), next(value for value in states if not _is_static(value))
+    count, like = len(states), next(value for value in states if not is_static(value))
     steps = node.backend.asarray(np.arange(1, most, dtype=np.int64), like=like)
 
     def step(carry: Values, at: Values) -> tuple[Values, Values]:
         going, *results = body(at[0], np.True_, *carry)
-        if not _is_static(going) or not bool(np.all(going)):
+        if not is_static(going) or not bool(np.all(going)):
             raise Unsupported("a step may be the last", where=node.where)
         arrays = tuple(node.backend.asarray(value, like=like) for value in results)
         return arrays[:count], arrays[count:]
@@ -102,7 +102,7 @@ def _while(node: Node, start: int, most: Any, going: Any, states: Values, body: 
                     do="call the model without jit, or fix the inputs that its trip count or its "
                        "condition hangs on at import: static={...}")  # fmt: skip
     like = next(
-        (value for value in (*states, most, going) if not isinstance(value, int | np.ndarray | np.generic)), None
+        (value for value in (*states, most, going) if not isinstance(value, int) and not is_static(value)), None
     )
 
     def place(value: Array) -> Array:
@@ -136,7 +136,7 @@ def _joined(node: Node, rows: list[Values], more: Values) -> Values:
 
 
 def _stack(node: Node, column: Values) -> Array:
-    like = next((value for value in column if not _is_static(value)), None)
+    like = next((value for value in column if not is_static(value)), None)
     if like is None:
         return np.stack(column)
     return node.xp.stack([node.backend.asarray(value, like=like) for value in column], axis=0)
@@ -163,12 +163,8 @@ def _alike(node: Node, before: Values, after: Values) -> bool:
 
 def _dtype(node: Node, value: Array) -> np.dtype[Any]:
     """The dtype that the backend gives the value."""
-    return node.backend.dtype(node.backend.asarray(value) if _is_static(value) else value)
+    return node.backend.dtype(node.backend.asarray(value) if is_static(value) else value)
 
 
 def _traced(node: Node, states: Values) -> bool:
-    return any(not _is_static(value) and node.backend.concrete(value) is None for value in states)
-
-
-def _is_static(value: Array) -> bool:
-    return isinstance(value, np.ndarray | np.generic)
+    return any(not is_static(value) and node.backend.concrete(value) is None for value in states)

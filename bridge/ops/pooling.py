@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -94,10 +95,6 @@ def _joined(node: Node, data: Array, windows: Windows, fill: float, join: Callab
     return data
 
 
-def _plus(first: Array, second: Array) -> Array:
-    return first + second
-
-
 def _lowest(node: Node, X: Array) -> float:
     dtype = node.backend.dtype(X)
     return -np.inf if dtype.kind == "f" else float(np.iinfo(dtype).min)
@@ -155,7 +152,7 @@ def average_pool(
 ) -> Array:
     """The mean of each window: over what lies in X, or with `count_include_pad` in X and its padding."""
     windows = _windows(node, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
-    total = _joined(node, X, windows, 0, _plus)
+    total = _joined(node, X, windows, 0, operator.add)
     counts = _counts(windows, bool(count_include_pad)).astype(node.backend.dtype(X))
     return total / node.backend.asarray(counts, like=X)
 
@@ -187,7 +184,7 @@ def lp_pool(
 ) -> Array:
     """The p-norm of each window."""
     windows = _windows(node, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
-    return _joined(node, node.xp.abs(X) ** p, windows, 0, _plus) ** (1 / p)
+    return _joined(node, node.xp.abs(X) ** p, windows, 0, operator.add) ** (1 / p)
 
 
 def _spatial(X: Array) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from bridge.errors import BadInput, Unsupported, within
-from bridge.ops.backend import Array, Backend
+from bridge.ops.backend import Array, Backend, is_static
 from bridge.ops.node import Body, Node
 from bridge.ops.registry import Handler
 from bridge.ops.sizes import has_symbols
@@ -269,8 +269,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "numpy"):
         return value.numpy()
     return tuple(value) if isinstance(value, list) else value
-
-
-def is_static(value: Array) -> bool:
-    """Whether a value is known without running the backend."""
-    return isinstance(value, np.ndarray | np.generic)
