@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from bridge.cell import GATES
+from bridge.cell import GATES, is_finite
 from bridge.errors import BadInput
 from bridge.graph.nodes import bodies, input_of
 
@@ -87,7 +87,7 @@ class Guards:
             if 0 in array.shape:
                 raise BadInput("a dimension of 0 reaches a recurrent node, on which onnxruntime aborts the process",
                                where=f"input {name!r}", got=list(array.shape), do="leave it out")  # fmt: skip
-            if array.dtype.kind == "f" and not _is_finite(array):
+            if array.dtype.kind == "f" and not is_finite(array):
                 raise BadInput("NaN or inf reaches a recurrent node, and onnxruntime may hide it",
                                where=f"input {name!r}", do="fill the padding with zeros")  # fmt: skip
         for name, bound in self.lengths:
@@ -160,12 +160,7 @@ def _check_finite(node: ir.Node) -> None:
         if array.dtype.kind != "f":
             continue
         multiplied = node.domain == "" and node.op_type in MULTIPLIED
-        if not (_is_finite(array) if multiplied else not np.isnan(array.max(initial=-np.inf))):
+        if not (is_finite(array) if multiplied else not np.isnan(array.max(initial=-np.inf))):
             raise BadInput("a weight holds NaN or inf" if multiplied else "a constant holds NaN",
                            where=f"initialiser {value.name!r} of {node.op_type} {node.name!r}",
                            do="onnxruntime's LSTM and GRU would hide it: mend the weights")  # fmt: skip
-
-
-def _is_finite(array: np.ndarray) -> bool:
-    """Whether no value is NaN or inf, with no array of booleans beside a large one."""
-    return bool(array.size == 0 or (np.isfinite(array.min()) and np.isfinite(array.max())))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bridge.cell import GATES
 from bridge.errors import BadInput, DeviceUnavailable, UsageError
+from bridge.graph.saving import LARGEST_PROTO
 from bridge.runtime.feeds import checked_feeds
 from bridge.runtime.guards import Guards
 from bridge.runtime.library import (
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 RECURRENT: Final = frozenset({*GATES, "Scan", "DynamicQuantizeLSTM"})
 """Operators that device="cuda" holds to the GPU and reports name; shape arithmetic around them belongs on the CPU."""
-
-LARGEST_PROTO: Final = 2**31 - 1
-"""Protobuf refuses more in one message."""
 
 
 @dataclass(frozen=True, slots=True)
