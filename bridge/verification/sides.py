@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from bridge.graph.interface import Interface, arranged, neutral
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Device = Literal["auto", "cpu", "cuda"]
 Executor = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 TARGETS = {
@@ -126,7 +125,7 @@ def _framework(model: ir.Model) -> str:
     return model.metadata_props.get("bridge.source", "onnx").partition(".")[0]
 
 
-def onnx_side(source: object, own: ir.Model, model: ir.Model, device: Device) -> Side:
+def onnx_side(source: object, own: ir.Model, model: ir.Model, device: runtime.Device) -> Side:
     """An ONNX graph run by onnxruntime, its arrays arranged as those of `model`."""
     payload = source if isinstance(source, (str, os.PathLike)) else graph.to_proto(own)
     session = runtime.Session(payload, device=device)

@@ -20,7 +20,7 @@ from bridge.ops.program import evaluate
 from bridge.verification import sides
 from bridge.verification.bound import CONCLUSIVE, Error, bound, error_against, growth
 from bridge.verification.report import OutputRow, PairRow, Report
-from bridge.verification.sides import Device, Side
+from bridge.verification.sides import Side
 from bridge.verification.trials import PAIRS, Trial, make_trial
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def verify(
     b: object,
     *,
     inputs: Feeds | Sequence[Feeds] | None = None,
-    device: Device = "auto",
+    device: runtime.Device = "auto",
 ) -> Report:
     """Prove that `b` computes what `a` does, or show where it does not.
 
@@ -90,45 +90,35 @@ def verify(
     )
 
 
-def _prepare(a: object, b: object, device: Device, example: Feeds | None = None) -> tuple[Case, list[str]]:
+def _prepare(a: object, b: object, device: runtime.Device, example: Feeds | None = None) -> tuple[Case, list[str]]:
     if isinstance(a, Cell):
         a = conversion.to_ir(a, ExportOptions(lengths=True, states="inputs"))
-    a_is_graph = conversion.door_of(a) is None
+    a_is_live = conversion.door_of(a) is not None
     b_is_target = sides.is_target(b)
     b_is_live = not b_is_target and conversion.door_of(b) is not None
-    live = [source for source, alive in ((a, not a_is_graph), (b, b_is_live)) if alive]
-    if a_is_graph:
-        model = graph.as_model(a)
-        options = sides.common_options(live, frozenset(port.name for port in Interface.of(model).inputs), example)
+    b_graph = None if b_is_target or b_is_live else graph.as_model(b)
+    a_graph = None if a_is_live else graph.as_model(a)
+    live = [source for source, alive in ((a, a_is_live), (b, b_is_live)) if alive]
+    given = b_graph if a_graph is None else a_graph
+    options = sides.common_options(live, None if given is None else _input_names(given), example)
+    model = conversion.to_ir(a, options) if a_graph is None else a_graph
+    candidates = [sides.native(a, options, model)] if a_is_live else []
+    if b_graph is not None:
+        candidates.append(sides.onnx_side(b, b_graph, model, device))
+    elif b_is_live:
+        candidates.append(sides.native(b, options, model))
     else:
-        wanted = None if b_is_target or b_is_live else _input_names(b)
-        options = sides.common_options(live, wanted, example)
-        model = conversion.to_ir(a, options)
-    interface = Interface.of(model)
-    candidates = _candidates(a, b, model, options, device, a_is_graph, b_is_target, b_is_live)
-    judge = runtime.Session(
-        a if isinstance(a, (str, os.PathLike)) and a_is_graph else graph.to_proto(model), device=device
-    )
+        candidates.append(sides.imported(str(b), model))
+    judged = a if isinstance(a, (str, os.PathLike)) and not a_is_live else graph.to_proto(model)
     notes = list(conversion.graph_notes(model))
     if not all(side.same_padding for side in candidates):
         notes.append("outputs beyond a sequence's length are not compared: the two frameworks fill them differently")
-    return Case(model, judge, interface, candidates), notes
+    judge = runtime.Session(judged, device=device)
+    return Case(model, judge, Interface.of(model), tuple(candidates)), notes
 
 
-def _candidates(
-    a: object, b: object, model: ir.Model, options: ExportOptions, device: Device,
-    a_is_graph: bool, b_is_target: bool, b_is_live: bool,
-) -> tuple[Side, ...]:  # fmt: skip
-    own = [] if a_is_graph else [sides.native(a, options, model)]
-    if b_is_target:
-        return (*own, sides.imported(str(b), model))
-    if b_is_live:
-        return (*own, sides.native(b, options, model))
-    return (*own, sides.onnx_side(b, graph.as_model(b), model, device))
-
-
-def _input_names(b: object) -> frozenset[str]:
-    return frozenset(port.name for port in Interface.of(graph.as_model(b)).inputs)
+def _input_names(model: ir.Model) -> frozenset[str]:
+    return frozenset(port.name for port in Interface.of(model).inputs)
 
 
 def _shortened(case: Case, batch: int, time: int) -> list[PairRow]:
