@@ -75,8 +75,8 @@ def _cropped(
     sides = []
     for size, more, target in zip(full, extra, wanted[-rank:], strict=True):
         total = size + more - target
-        if total < 0:  # onnxruntime: what output_shape asks for beyond the full result is bias alone, at the end
-            sides.append((0, total))
+        if total < 0:  # onnxruntime: output_shape gets bias alone beyond the full result, auto_pad nothing
+            sides.append((0, total if output_shape else 0))
             continue
         small, large = total // 2, total - total // 2
         sides.append((small, large) if auto_pad == "SAME_UPPER" else (large, small))

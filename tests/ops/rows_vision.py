@@ -53,6 +53,7 @@ def _transposed(rng: np.random.Generator) -> Iterator[Row]:
         (2, {"strides": [2, 3], "output_shape": [9, 10]}),
         (2, {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
         (2, {"strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+        (2, {"strides": [4, 3], "auto_pad": "SAME_UPPER"}),
         (1, {"pads": [3, 3]}),
     )
     for rank, options in cases:
