@@ -12,6 +12,7 @@ from bridge.errors import Unsupported
 from bridge.graph.merging import merge_equal_calls
 from bridge.graph.naming import Names, unused
 from bridge.graph.nodes import input_of
+from bridge.graph.quiet import quiet
 from bridge.graph.recurrent import PATH
 from bridge.graph.writer import IR_VERSION
 
@@ -44,18 +45,13 @@ def tidy(model: ir.Model) -> None:
     BatchNormalization is not folded into the convolution before it (onnxruntime does so when it loads the model), and
     weights that hold the same numbers by chance are not made one. See `_stays` for a third.
     """
-    import logging
-
-    log = logging.getLogger("onnxscript")
-    level = log.level
-    log.setLevel(logging.ERROR)
     hidden = [node for node in model.graph.all_nodes() if not node.domain and _stays(node)]
     try:
         for node in hidden:
             node.domain = HIDDEN
-        _optimize(model)
+        with quiet("onnxscript"):
+            _optimize(model)
     finally:
-        log.setLevel(level)
         for node in hidden:
             node.domain = ""
     _lift_constants(model)

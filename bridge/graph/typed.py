@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from bridge.graph.nodes import is_recurrent
+from bridge.graph.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,13 +23,8 @@ def with_types(model: ir.Model) -> ir.Model:
            for value in node.outputs if value.name):  # fmt: skip
         return copy
     _ranks_of_sequences(copy)
-    log = logging.getLogger("onnx_ir")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
+    with quiet("onnx_ir"):
         return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy).model
-    finally:
-        log.setLevel(level)
 
 
 def _ranks_of_sequences(model: ir.Model) -> None:
