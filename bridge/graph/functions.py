@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from bridge.errors import BadInput
+from bridge.graph.typed import with_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,7 +53,7 @@ def expand(model: ir.Model, carried: Callable[[ir.Node], bool]) -> ir.Model:
         if not waiting:
             return model
         if any(value is not None and value.type is None for node in waiting for value in node.inputs):
-            model = _typed(model)
+            model = with_types(model)
         model = model.clone()
         for at, node in enumerate(list(model.graph.all_nodes())):
             if not carried(node) and (versions := _versions(node, model)):
@@ -132,12 +133,6 @@ def _give_defaults(function: ir.Function, schema: onnx.defs.OpSchema) -> None:
         known = function.attributes.get(name)
         if attribute.default_value.name and (known is None or known.value is None):
             function.attributes[name] = serde.deserialize_attribute(attribute.default_value)
-
-
-def _typed(model: ir.Model) -> ir.Model:
-    from onnx_ir.passes.common import ShapeInferencePass
-
-    return ShapeInferencePass()(model.clone()).model
 
 
 def _inlined_size(model: ir.Model) -> int:

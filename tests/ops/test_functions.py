@@ -41,6 +41,15 @@ def test_the_body_runs_as_the_opset_it_was_written_for_says() -> None:
     np.testing.assert_array_equal(Program(source, NumpyBackend())({"x": x})["y"], x[1:4])
 
 
+def test_sizes_declared_wrongly_do_not_stop_a_definition(caplog: pytest.LogCaptureFixture) -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["a"]), helper.make_node("SoftmaxCrossEntropyLoss", ["a", "labels"], ["y"])]
+    source = model(nodes, [("x", 1, [3, 4]), ("labels", 7, [3])], [("y", 1)])
+    source.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, [7, 7]))
+    y = Program(source, NumpyBackend())({"x": np.ones((3, 4), F32), "labels": np.zeros(3, np.int64)})["y"]
+    np.testing.assert_allclose(y, np.log(4), rtol=1e-6)  # the logarithm in float32
+    assert not caplog.records
+
+
 def test_a_body_that_is_not_carried_is_refused_by_what_is_missing() -> None:
     node = helper.make_node("Bernoulli", ["x"], ["y"], name="coin")
     with pytest.raises(Unsupported, match="RandomUniformLike"):
