@@ -25,12 +25,6 @@ def flip(w: Writer, x: ir.Value, axis: int) -> ir.Value:
     return w.typed(y, x.shape)
 
 
-def flip_by_length(w: Writer, x: ir.Value, lengths: ir.Value) -> ir.Value:
-    """Reverse x [T, N, …] by length: the valid steps of each row come last to first, the rest stays."""
-    counts = w.cast(lengths, "int64")
-    return w.op("ReverseSequence", x, counts, time_axis=0, batch_axis=1)
-
-
 def valid_steps(w: Writer, x: ir.Value, lengths: ir.Value) -> ir.Value:
     """Where [T, N], bool: step t of row n lies before the row's length. `x` is any [T, …] value, for T."""
     steps = w.op("Less", w.unsqueeze(time_steps(w, x), 1), w.unsqueeze(lengths, 0))
@@ -48,16 +42,6 @@ def zero_past(w: Writer, y: ir.Value, lengths: ir.Value) -> ir.Value:
     """Put zeros past each length of y [T, N, …]."""
     valid = _over_features(w, valid_steps(w, y, lengths), y)
     return w.typed(w.op("Where", valid, y, _zero(w, y)), y.shape)
-
-
-def repeat_last(w: Writer, y: ir.Value, lengths: ir.Value) -> ir.Value:
-    """Repeat each row's last valid step of y [T, N, …] past its length: what Keras returns.
-
-    A row of length 0 repeats its step 0, which is zero where y comes from a recurrent node with these lengths.
-    """
-    valid = _over_features(w, valid_steps(w, y, lengths), y)
-    last = w.unsqueeze(gather_last(w, y, lengths), 0)
-    return w.typed(w.op("Where", valid, y, last), y.shape)
 
 
 def gather_last(w: Writer, y: ir.Value, lengths: ir.Value) -> ir.Value:
@@ -82,14 +66,6 @@ def merge_directions(w: Writer, y: ir.Value, *, batch_first: bool = False) -> ir
     order = (2, 0, 1, 3) if batch_first else (0, 2, 1, 3)
     merged = w.reshape(w.transpose(y, order), (0, 0, directions * hidden or -1))
     return w.typed(merged, (_dim(y, order[0]), _dim(y, order[1]), directions * hidden or None))
-
-
-def split_directions(w: Writer, y: ir.Value, axis: int = 1) -> tuple[ir.Value, ...]:
-    """One value per direction: Y [T, D, N, H] to D values [T, N, H]; states [D, N, H] with axis=0."""
-    count = None if y.shape is None else y.shape[axis]
-    if count == 1:
-        return (w.squeeze(y, axis),)
-    return tuple(w.take(y, direction, axis) for direction in range(count if isinstance(count, int) else 2))
 
 
 def lengths_of_mask(w: Writer, mask: ir.Value) -> ir.Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from bridge.cell import GATES
@@ -39,10 +39,6 @@ class Step:
     onnx: str
     """The rows of the operator's input: "W[0, 2H:3H]"."""
     target: Place
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 def explain(

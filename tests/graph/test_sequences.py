@@ -25,29 +25,14 @@ def apply(function, *arrays, symbols):
     return result
 
 
-def by_row(x, rule):
-    """numpy, row by row: `rule(valid steps, all steps)` gives the new steps."""
-    return np.stack([rule(x[:length, row], x[:, row]) for row, length in enumerate(LENGTHS)], axis=1)
-
-
-def repeated(valid, steps):
-    last = valid[-1:] if len(valid) else steps[:1]
-    return np.concatenate([valid, *[last] * (TIME - len(valid))])
-
-
-RULES = {
-    "flip_by_length": lambda valid, steps: np.concatenate([valid[::-1], steps[len(valid) :]]),
-    "zero_past": lambda valid, steps: np.concatenate([valid, 0 * steps[len(valid) :]]),
-    "repeat_last": repeated,
-}
-
-
 @pytest.mark.parametrize("features", [(), (HIDDEN,), (2, HIDDEN)], ids=str)
-@pytest.mark.parametrize("name", RULES)
-def test_rules_of_padding(name, features, rng):
+def test_past_a_length_are_zeros(features, rng):
     x = rng.standard_normal((TIME, BATCH, *features)).astype("f")
-    actual = apply(getattr(sequences, name), x, LENGTHS, symbols=[["time", "batch", *features], ["batch"]])
-    np.testing.assert_array_equal(actual, by_row(x, RULES[name]))
+    actual = apply(sequences.zero_past, x, LENGTHS, symbols=[["time", "batch", *features], ["batch"]])
+    expected = x.copy()
+    for row, length in enumerate(LENGTHS):
+        expected[length:, row] = 0
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_gather_last_takes_the_last_valid_step(rng):
@@ -71,15 +56,6 @@ def test_merge_directions_puts_forward_features_first(directions, batch_first, r
                    symbols=[["time", directions, "batch", HIDDEN]])  # fmt: skip
     expected = np.concatenate([y[:, at] for at in range(directions)], axis=-1)
     np.testing.assert_array_equal(actual, expected.swapaxes(0, 1) if batch_first else expected)
-
-
-@pytest.mark.parametrize("directions", [1, 2])
-def test_split_directions_is_the_inverse(directions, rng):
-    y = rng.standard_normal((TIME, directions, BATCH, HIDDEN)).astype("f")
-    for at in range(directions):
-        actual = apply(lambda w, y, at=at: sequences.split_directions(w, y)[at], y,
-                       symbols=[["time", directions, "batch", HIDDEN]])  # fmt: skip
-        np.testing.assert_array_equal(actual, y[:, at])
 
 
 RIGHT = np.arange(TIME)[None] < LENGTHS[:, None]
