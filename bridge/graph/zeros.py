@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from bridge.graph.expressions import constant_of
+from bridge.graph.nodes import input_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,16 +24,29 @@ LARGEST: Final = 10**6
 
 def is_zeros(value: ir.Value) -> bool:
     """Whether every element of `value` is known to be zero."""
-    tensor = constant_of(value)
-    if tensor is not None:
-        return int(tensor.size) <= LARGEST and not np.any(tensor.numpy())
-    node = value.producer()
-    if node is None or node.domain != "":
-        return False
-    if node.op_type == "ConstantOfShape":
-        fill = node.attributes.get("value")
-        return fill is None or not np.any(fill.as_tensor().numpy())
-    if node.op_type in ("Concat",):
-        return all(entry is not None and is_zeros(entry) for entry in node.inputs)
-    first = node.inputs[0] if node.inputs else None
-    return node.op_type in KEEPING and first is not None and is_zeros(first)
+    waiting: list[ir.Value | None] = [value]
+    seen: set[ir.Value] = set()
+    while waiting:
+        current = waiting.pop()
+        if current is None:
+            return False
+        if current in seen:
+            continue
+        seen.add(current)
+        tensor, node = constant_of(current), current.producer()
+        if tensor is not None:
+            if int(tensor.size) > LARGEST or np.any(tensor.numpy()):
+                return False
+        elif node is None or node.domain != "":
+            return False
+        elif node.op_type == "ConstantOfShape":
+            fill = node.attributes.get("value")
+            if fill is not None and np.any(fill.as_tensor().numpy()):
+                return False
+        elif node.op_type in KEEPING:
+            waiting.append(input_of(node, 0))
+        elif node.op_type == "Concat":
+            waiting += node.inputs
+        else:
+            return False
+    return True
