@@ -7,11 +7,11 @@ HardSigmoid and ThresholdedRelu are float32 only. Where ONNX's text and onnxrunt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-
-from bridge.errors import NotRepresentable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -24,14 +24,7 @@ def write_activation(w: Writer, activation: Activation, x: ir.Value) -> ir.Value
     """`activation(x)`, elementwise, in x's dtype."""
     if activation.name in ("Relu", "Tanh", "Sigmoid"):
         return w.op(activation.name, x)
-    writers = {
-        "Softsign": _softsign, "Softplus": _softplus, "LeakyRelu": _leaky_relu, "ThresholdedRelu": _thresholded_relu,
-        "Elu": _elu, "Affine": _affine, "ScaledTanh": _scaled_tanh, "HardSigmoid": _hard_sigmoid,
-    }  # fmt: skip
-    if activation.name not in writers:
-        raise NotRepresentable(f"no nodes are known for the activation {activation.name!r}", where="graph.activations")
-    alpha, beta = (0.0 if value is None else value for value in (activation.alpha, activation.beta))
-    return writers[activation.name](w, x, alpha, beta)
+    return _WRITERS[activation.name](w, x, activation.alpha or 0.0, activation.beta or 0.0)
 
 
 def write_clip(w: Writer, x: ir.Value, bound: float | None) -> ir.Value:
@@ -81,3 +74,9 @@ def _scaled_tanh(w: Writer, x: ir.Value, alpha: float, beta: float) -> ir.Value:
 
 def _hard_sigmoid(w: Writer, x: ir.Value, alpha: float, beta: float) -> ir.Value:
     return w.op("Clip", _affine(w, x, alpha, beta), _number(w, x, 0.0), _number(w, x, 1.0))
+
+
+_WRITERS: Final[Mapping[str, Callable[[Writer, ir.Value, float, float], ir.Value]]] = MappingProxyType({
+    "Softsign": _softsign, "Softplus": _softplus, "LeakyRelu": _leaky_relu, "ThresholdedRelu": _thresholded_relu,
+    "Elu": _elu, "Affine": _affine, "ScaledTanh": _scaled_tanh, "HardSigmoid": _hard_sigmoid,
+})  # fmt: skip
