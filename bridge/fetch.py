@@ -48,8 +48,8 @@ def model(name: str, file: str | None = None) -> Model:
     rows = [row for row in MODELS if row.package.lower() == name.lower()]
     found = [row for row in rows if file is None or file in (row.file, Path(row.file).name)]
     if len(found) != 1:
-        names = ", ".join(Path(row.file).name for row in rows)
-        raise UsageError(f"{name} holds several files or another one", where="fetch", got=repr(file), expected=names)
+        what = f"{name} holds several models: name a file" if file is None else f"{name} has no such file"
+        raise UsageError(what, where="fetch", got=file, expected=", ".join(Path(row.file).name for row in rows))
     return found[0]
 
 
