@@ -208,7 +208,12 @@ class Cell:
 
         Raises:
             NotRepresentable: operator, sizes, dtype, clip, input_forget or linear_before_reset differ.
+            UsageError: something else than two cells of one direction each.
         """
+        if not isinstance(forward, Cell) or not isinstance(backward, Cell):
+            raise UsageError("takes two cells of one direction each", where="Cell.join",
+                             got=f"{type(forward).__qualname__}, {type(backward).__qualname__}",
+                             do="read them with cells(source)")  # fmt: skip
         for name in ("op", "hidden_size", "input_size", "dtype", "clip", "input_forget", "linear_before_reset"):
             first, second = getattr(forward, name), getattr(backward, name)
             if first != second:

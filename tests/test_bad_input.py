@@ -310,6 +310,8 @@ def wrong_calls() -> dict[str, Callable[[], object]]:
         "run, an array": lambda: bridge.run(cell, x), "run, None": lambda: bridge.run(cell, None),
         "verify, an array": lambda: bridge.verify(cell, "torch", inputs=x),
         "verify, arrays": lambda: bridge.verify(cell, "torch", inputs=[x]),
+        "verify, no inputs": lambda: bridge.verify(cell, "torch", inputs=[]),
+        "join, None": lambda: bridge.Cell.join(cell, None),
         "static": lambda: bridge.to_torch(cell, static=[1]), "path": lambda: bridge.to_onnx(cell, x),
         "read_params": lambda: bridge.read_params("torch.LSTM", None),
         "write_params": lambda: bridge.write_params("torch.LSTM", {"W": cell.W}),

@@ -69,6 +69,9 @@ def verify(
     if not isinstance(inputs, Mapping | list | tuple | None):
         raise UsageError("no mapping", where="verify, inputs", got=type(inputs).__qualname__,
                          expected="a dict from input names to arrays, or a list of dicts")  # fmt: skip
+    if isinstance(inputs, list | tuple) and not inputs:
+        raise UsageError("a list without inputs proves nothing", where="verify, inputs",
+                         do="give one dict or more, or None for inputs of bridge's own")  # fmt: skip
     for feeds in inputs if isinstance(inputs, list | tuple) else ():
         check_mapping(feeds, "verify, inputs", "input names to arrays")
     example = None if inputs is None else inputs if isinstance(inputs, Mapping) else next(iter(inputs), None)
