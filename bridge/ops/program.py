@@ -16,7 +16,7 @@ from bridge.ops.layers import layer_handler
 from bridge.ops.native import running_nodes
 from bridge.ops.parameters import trainable
 from bridge.ops.port import Port
-from bridge.ops.registry import Handler, resolve
+from bridge.ops.registry import NEWEST_OPSET, Handler, resolve
 from bridge.ops.steps import Block, Compiler, node_name
 from bridge.ops.table import HANDLERS
 
@@ -53,6 +53,7 @@ class Program:
         self._backend = backend
         self._numpy = backend if isinstance(backend, NumpyBackend) else NumpyBackend()
         self._opsets = dict(model.opset_imports)
+        _check_opset(self._opsets)
         self._layers = dict(layers or {})
         _check_layers(self._layers, model.graph)
         model = expand(model, lambda node: self._choose(node) is not None)
@@ -134,6 +135,15 @@ def evaluate(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     """
     program = Program(model, NumpyBackend(double=True))
     return {name: np.asarray(array) for name, array in program(feeds).items()}
+
+
+def _check_opset(opsets: Mapping[str, int]) -> None:
+    """Refuse opsets past the newest that is judged; a native layer would be taken whatever its node's version is."""
+    opset = max(opsets.get("", 0), opsets.get("ai.onnx", 0))
+    if opset > NEWEST_OPSET:
+        raise Unsupported("the model's opset is newer than what onnxruntime runs", where="model", got=f"opset {opset}",
+                          expected=f"at most {NEWEST_OPSET}",
+                          do="export it with an older opset, or convert it with onnx.version_converter")  # fmt: skip
 
 
 def _check_operators(choose: Callable[[ir.Node], object], nodes: Iterable[ir.Node]) -> None:

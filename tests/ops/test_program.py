@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from bridge.errors import BadInput, Unsupported, UsageError
 from bridge.ops.backend_numpy import NumpyBackend
 from bridge.ops.program import Program, evaluate
+from bridge.ops.registry import NEWEST_OPSET
 
 F32 = np.float32
 
@@ -47,6 +48,13 @@ def test_an_attribute_that_the_schema_lacks_is_refused() -> None:
     node = helper.make_node("Relu", ["x"], ["y"], name="act", slope=0.5)
     with pytest.raises(Unsupported, match=r"Relu node 'act': attributes that are not carried[\s\S]*slope"):
         Program(model([node], [("x", 1, [2])], [("y", 1)]), NumpyBackend())
+
+
+def test_an_opset_that_onnxruntime_refuses_is_refused_where_a_layer_takes_the_node_too() -> None:
+    module = model([helper.make_node("MatMul", ["x", "w"], ["y"], name="linear")], [("x", 1, ["n", 2])], [("y", 1)],
+                   {"w": np.ones((2, 3), F32)}, opset=NEWEST_OPSET + 1)  # fmt: skip
+    with pytest.raises(Unsupported, match=rf"newer than what onnxruntime runs\n  got: opset {NEWEST_OPSET + 1}"):
+        Program(module, NumpyBackend(), layers={"linear": lambda x: x})
 
 
 def test_a_cast_to_a_type_that_is_not_carried_is_refused_before_any_work() -> None:
