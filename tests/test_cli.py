@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
+import onnx
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -139,6 +140,37 @@ def test_convert_says_what_takes_a_model_that_is_no_stack(model: Path, tmp_path:
     assert (refused["error"], refused["exit_code"]) == ("NotRepresentable", 3)
     assert "several inputs" in refused["message"]
     assert "bridge.to_keras(source)" in refused["do"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "option"),
+    [(".keras", "--to flax.nnx"), (".keras", "--to nonsense"), (".keras", "--opset 21"), (".npz", "--lengths"),
+     (".safetensors", "--form scan"), (".pt", "--states inputs"), (".pth", "--external-data")], ids=str,
+)  # fmt: skip
+def test_an_option_that_the_target_would_drop_is_refused(
+    suffix: str, option: str, weights: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / f"target{suffix}"
+    refused = document(call("convert", weights, target, *option.split(), "--json"), "error")
+    assert (refused["error"], refused["exit_code"]) == ("UsageError", 2)
+    assert option.split()[0] in f"{refused['where']} {refused['got']}"
+    assert not target.exists()
+
+
+def test_a_model_that_cannot_be_read_leaves_no_target(model: Path, tmp_path: Path) -> None:
+    wrong, target = onnx.load(model), tmp_path / "target.onnx"
+    (gru,) = (node for node in wrong.graph.node if node.op_type == "GRU")
+    (size,) = (attribute for attribute in gru.attribute if attribute.name == "hidden_size")
+    size.i += 1
+    onnx.save(wrong, tmp_path / "wrong.onnx")
+    refused = document(call("convert", tmp_path / "wrong.onnx", target, "--json"), "error")
+    assert (refused["error"], refused["exit_code"]) == ("BadInput", 4)
+    assert not target.exists()
+
+
+def test_explain_says_that_its_own_argument_is_wrong(model: Path) -> None:
+    refused = document(call("explain", model, "nonsense", "--json"), "error")
+    assert (refused["error"], refused["where"]) == ("UsageError", "explain")
 
 
 def test_an_existing_target_is_kept_unless_overwrite_is_said(weights: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from bridge.cell import Cell
 from bridge.errors import BadInput, NotRepresentable, Refused, UsageError
 from bridge.frameworks import conversion
+from bridge.frameworks.door import ExportOptions
 from bridge.graph.finding import INPUTS
 from bridge.graph.interface import Interface, arranged, neutral
 from bridge.layout import fit, layouts, op_of
@@ -85,9 +86,12 @@ def convert_file(
     if suffix == ".onnx":
         if layout and layout != "onnx":
             raise UsageError("an ONNX file has no layout to choose", where="convert", got=layout)
+        if Path(source).suffix.lower() == ".onnx":
+            conversion.cells(source)  # a node that cannot be read is refused before the target is there, not after
         conversion.to_onnx(source, target, external_data=external_data, overwrite=overwrite, **export)
         found = conversion.cells(target)
     else:
+        _refuse_export_options(target, layout if suffix == ".keras" else "", external_data, export)
         check_target(target, overwrite=overwrite)
         found = conversion.cells(source)
         if suffix == ".keras":
@@ -99,6 +103,24 @@ def convert_file(
                              expected="a name ending in " + ", ".join((".onnx", ".keras", *ARRAYS)))  # fmt: skip
     return Written(source=source, target=str(target), layers=tuple(found), layouts=tuple(used),
                    bytes=target.stat().st_size)  # fmt: skip
+
+
+def _refuse_export_options(target: Path, layout: str, external_data: bool | None, export: Mapping[str, Any]) -> None:
+    """Refuse what the target would drop: the options of an ONNX model, and for a Keras file a layout.
+
+    Raises:
+        UsageError: an option with another value than its default.
+    """
+    if layout not in ("", "keras"):
+        raise UsageError("a Keras file has no layout to choose", where="convert --to", got=layout,
+                         do=f"leave it out, or write the arrays of a layout: {', '.join(ARRAYS)}")  # fmt: skip
+    plain = asdict(ExportOptions())
+    given = [name for name, value in export.items() if value != plain[name]]
+    given += [] if external_data is None else ["external_data"]
+    if given:
+        raise UsageError("only an ONNX model has these options", where=f"convert {target.name}",
+                         got=", ".join(f"--{name.replace('_', '-')}" for name in given),
+                         do="leave them out, or choose a target ending in .onnx")  # fmt: skip
 
 
 def parse_static(given: Sequence[str]) -> dict[str, object]:
@@ -163,8 +185,10 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise BadInput("there is no such folder", where=str(target.parent), do="make it first")
 
 
-def layout_for(wanted: str, cell: Cell) -> str:
+def layout_for(wanted: str, cell: Cell, where: str = "convert --to") -> str:
     """The layout that a framework or layout name means for a cell: the first of that framework that holds it.
+
+    `where` is what an error says of the place that `wanted` was given at.
 
     Raises:
         UsageError: no layout of that name.
@@ -175,7 +199,7 @@ def layout_for(wanted: str, cell: Cell) -> str:
     candidates = [name for name in layouts() if name.startswith(f"{wanted}.") and op_of(name) == cell.op]
     if not wanted or not candidates:
         frameworks = dict.fromkeys(name.rpartition(".")[0] for name in layouts())
-        raise UsageError(f"unknown layout or framework {wanted!r}" if wanted else "which layout?", where="convert --to",
+        raise UsageError(f"unknown layout or framework {wanted!r}" if wanted else "which layout?", where=where,
                          expected=", ".join(frameworks))  # fmt: skip
     first: Refused | None = None
     for name in candidates:
@@ -185,7 +209,7 @@ def layout_for(wanted: str, cell: Cell) -> str:
             first = first or refusal
         else:
             return name
-    raise first or NotRepresentable(f"{wanted} has no {cell.op}", where="convert --to")
+    raise first or NotRepresentable(f"{wanted} has no {cell.op}", where=where)
 
 
 def named_arrays(found: Mapping[str, Cell], wanted: str) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -72,7 +72,7 @@ def explain(a: str, b: str) -> Explanation:
 
 
 def _layer(name: str, cell: Cell, framework: str, wanted: str) -> LayerPath:
-    source, target = layout_for(framework, cell), layout_for(wanted, cell)
+    source, target = (layout_for(name, cell, "explain") for name in (framework, wanted))
     steps = explain_layouts(source, target, options=holding(source, cell).options,
                             target_options=holding(target, cell).options)  # fmt: skip
     direction = "" if cell.direction == "forward" else f", {cell.direction}"
