@@ -311,6 +311,7 @@ def wrong_calls() -> dict[str, Callable[[], object]]:
         "verify, an array": lambda: bridge.verify(cell, "torch", inputs=x),
         "verify, arrays": lambda: bridge.verify(cell, "torch", inputs=[x]),
         "verify, no inputs": lambda: bridge.verify(cell, "torch", inputs=[]),
+        "example of a graph": lambda: bridge.to_onnx(bridge.to_onnx(cell), example=x),
         "join, None": lambda: bridge.Cell.join(cell, None),
         "static": lambda: bridge.to_torch(cell, static=[1]), "path": lambda: bridge.to_onnx(cell, x),
         "read_params": lambda: bridge.read_params("torch.LSTM", None),

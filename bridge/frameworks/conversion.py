@@ -108,10 +108,11 @@ def to_ir(source: object, options: ExportOptions | None = None) -> ir.Model:
         model = export(owner, source, options or ExportOptions())
         check_loadable(model, _named(source))
         return model
-    if options is not None and options != ExportOptions():
+    if options is not None and options.given:
         raise UsageError(
             "the source is an ONNX graph already, and export options cannot change it",
             where="to_onnx",
+            got=", ".join(options.given),
             do="give them where the graph is exported from its framework",
         )
     return runnable(graph.as_model(source))

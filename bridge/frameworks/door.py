@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bridge.errors import UsageError
@@ -54,6 +54,19 @@ class ExportOptions:
             if getattr(self, name) not in allowed:
                 raise UsageError(f"unknown value for {name}", where="to_onnx", got=repr(getattr(self, name)),
                                  expected=" or ".join(map(repr, allowed)))  # fmt: skip
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the options with another value than their default. An array, as an example is, is not compared."""
+        values = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
+        return tuple(name for name, value, plain in values
+                     if value is not plain and (plain is None or value != plain))  # fmt: skip
+
+    def changing(self, inputs: Iterable[ir.Value]) -> str:
+        """The options that ask for another graph than one of these inputs, which may have its lengths and states."""
+        own = {str(value.name).rpartition(".")[2] for value in inputs}
+        has = {"lengths": "lengths" in own, "states": any(name.startswith("initial_") for name in own)}
+        return ", ".join(name for name in self.given if not has.get(name))
 
 
 class Door(Protocol):

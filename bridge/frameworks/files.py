@@ -114,9 +114,7 @@ def _refuse_export_options(target: Path, layout: str, external_data: bool | None
     if layout not in ("", "keras"):
         raise UsageError("a Keras file has no layout to choose", where="convert --to", got=layout,
                          do=f"leave it out, or write the arrays of a layout: {', '.join(ARRAYS)}")  # fmt: skip
-    plain = asdict(ExportOptions())
-    given = [name for name, value in export.items() if value != plain[name]]
-    given += [] if external_data is None else ["external_data"]
+    given = [*ExportOptions(**export).given, *([] if external_data is None else ["external_data"])]
     if given:
         raise UsageError("only an ONNX model has these options", where=f"convert {target.name}",
                          got=", ".join(f"--{name.replace('_', '-')}" for name in given),

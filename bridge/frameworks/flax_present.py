@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +39,8 @@ def present_model(graph: Graph, held: Held, options: ExportOptions) -> ir.Model:
     from bridge.graph.updating import with_weights
     from bridge.ops.steps import node_name
 
-    if replace(options, lengths=False, states="zero") != ExportOptions():
-        raise UsageError("an imported graph is exported as it is, without options", where="to_onnx",
+    if changing := options.changing(graph.model.graph.inputs):
+        raise UsageError("an imported graph is exported as it is, without options", where="to_onnx", got=changing,
                          do="give them where the graph is exported from its framework")  # fmt: skip
     weights = {name: np.asarray(held(path)) for name, path in graph.parameters.items()}
     nodes: dict[str, dict[int, np.ndarray]] = {}

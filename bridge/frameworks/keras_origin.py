@@ -54,8 +54,8 @@ class Origin:
         """
         from bridge.graph.updating import with_weights
 
-        if options != ExportOptions():
-            raise UsageError("an imported graph is exported as it is, without options", where="to_onnx",
+        if changing := options.changing(self.model.graph.inputs):
+            raise UsageError("an imported graph is exported as it is, without options", where="to_onnx", got=changing,
                              do="give them where the graph is exported from its framework")  # fmt: skip
         now = {name: (array, keras_array(self.plain[name])) for name, array in self.program.parameters.items()
                if name in self.plain}  # fmt: skip

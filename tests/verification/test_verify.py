@@ -36,6 +36,31 @@ def test_a_live_model_and_its_import_both_pass(lstm: torch.nn.LSTM, target: str)
     Draft202012Validator(SCHEMA).validate(json.loads(json.dumps(report.to_dict())))
 
 
+IMPORTS = {"torch": bridge.to_torch, "keras": bridge.to_keras, "flax": bridge.to_flax}
+
+
+@pytest.mark.parametrize("framework", IMPORTS)
+def test_an_import_whose_graph_has_lengths_and_states_is_compared_with_all_of_them(framework: str) -> None:
+    """Its graph is exported as it is: it already is what is asked of the other side."""
+    torch.manual_seed(4)
+    gru = torch.nn.GRU(4, 3)
+    model = bridge.to_onnx(gru, lengths=True, states="inputs")
+    net = IMPORTS[framework](model)
+    for first, second in ((model, net), (gru, net), (net, gru)):
+        report = bridge.verify(first, second)
+        assert report.passed, str(report)
+        assert all(pair.states and pair.lengths for pair in report.pairs)
+
+
+@pytest.mark.parametrize("framework", IMPORTS)
+def test_an_import_whose_graph_lacks_lengths_and_states_does_not_take_the_options(framework: str) -> None:
+    net = IMPORTS[framework](torch.nn.GRU(4, 3))
+    assert bridge.verify(net, "torch").passed
+    for option in ({"lengths": True}, {"states": "inputs"}, {"example": np.zeros((2, 3, 4), np.float32)}):
+        with pytest.raises(UsageError, match=f"without options\n  got: {next(iter(option))}"):
+            bridge.to_onnx(net, **option)
+
+
 def test_two_frameworks_are_compared_in_one_arrangement(lstm: torch.nn.LSTM) -> None:
     """torch batch-first and stacked states against nnx with one state for each direction."""
     single = torch.nn.LSTM(5, 4, bidirectional=True)
