@@ -145,7 +145,8 @@ def test_convert_says_what_takes_a_model_that_is_no_stack(model: Path, tmp_path:
 @pytest.mark.parametrize(
     ("suffix", "option"),
     [(".keras", "--to flax.nnx"), (".keras", "--to nonsense"), (".keras", "--opset 21"), (".npz", "--lengths"),
-     (".safetensors", "--form scan"), (".pt", "--states inputs"), (".pth", "--external-data")], ids=str,
+     (".safetensors", "--form scan"), (".pt", "--states inputs"), (".pth", "--external-data"),
+     ("", "--external-data --to flax-code")], ids=str,
 )  # fmt: skip
 def test_an_option_that_the_target_would_drop_is_refused(
     suffix: str, option: str, weights: Path, tmp_path: Path

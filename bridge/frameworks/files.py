@@ -77,6 +77,9 @@ def convert_file(
         NotRepresentable: the layout cannot hold a cell.
     """
     if layout == "flax-code":
+        if external_data is not None:
+            raise UsageError("only an ONNX model has weights beside it", where="convert --external-data", got=layout,
+                             do="leave it out: the weights of the code are a file of their own anyway")  # fmt: skip
         return _write_code(source, target, overwrite, {"static": static, "shapes": shapes, **export})
     for option, fixed in (("--static", static), ("--shape", shapes)):
         if fixed:
