@@ -205,6 +205,7 @@ def _adapter(layer: Any, directions: int) -> Callable[..., Any]:
             arguments["initial_state"] = _initial_states(halves, x, initial_h, initial_c)
         if sequence_lens is not None:
             lengths = ops.convert_to_tensor(sequence_lens)
+            _check_lengths(lengths, x)
             steps = ops.arange(ops.shape(x)[1], dtype="int32")
             arguments["mask"] = ops.expand_dims(steps, 0) < ops.expand_dims(lengths, 1)
         values = list(layer(x, **arguments))
@@ -219,6 +220,24 @@ def _adapter(layer: Any, directions: int) -> Callable[..., Any]:
         return Y, *(ops.stack(finals[at::kinds], 0) for at in range(kinds))
 
     return run
+
+
+def _check_lengths(lengths: Any, x: Any) -> None:
+    """Refuse lengths that are known and lie outside x [N, T, I], as onnxruntime does: a mask would take any number.
+
+    Raises:
+        BadInput: not one length for each sequence, or one outside 0 to T.
+    """
+    from bridge.ops.backend_keras import KerasBackend
+
+    known = KerasBackend().concrete(lengths)
+    if known is None:
+        return
+    batch, steps = (int(size) for size in x.shape[:2])
+    if known.shape != (batch,):
+        raise BadInput("one length for each sequence", where="lengths", got=list(known.shape), expected=[batch])
+    if known.min() < 0 or known.max() > steps:
+        raise BadInput("a length is out of range", where="lengths", got=known.tolist(), expected=f"0 to {steps}")
 
 
 def _initial_states(halves: tuple[Any, ...], x: Any, initial_h: Any, initial_c: Any) -> list[Any]:

@@ -143,6 +143,18 @@ def test_what_no_native_layer_holds_runs_in_bridges_own_cell(case: str, rng: np.
     assert "RecurrentCell" in {type(half.cell).__name__ for half in halves}
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["native", "own"])
+@pytest.mark.parametrize("lengths", [(4, 6, 2), (-1, 2, 5), (3, 3)], ids=str)
+def test_lengths_outside_the_sequence_are_refused(
+    lengths: tuple[int, ...], own: bool, rng: np.random.Generator
+) -> None:
+    """onnxruntime refuses them; as a mask they would be all steps or none."""
+    imported = door.import_model(one_node(random_cell("LSTM", 4, 3, rng, peepholes=own), lengths=True))
+    x = rng.standard_normal((5, 3, 4)).astype(np.float32)
+    with pytest.raises(BadInput, match="length"):
+        imported(x, np.asarray(lengths, np.int32))
+
+
 def test_a_constant_initial_state_is_trainable(rng: np.random.Generator) -> None:
     cell = random_cell("LSTM", 4, 3, rng, initial_h=1, initial_c=1)
     model = one_node(cell, lengths=True)
