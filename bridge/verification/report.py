@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +29,13 @@ class OutputRow:
     growth: tuple[float, ...]
     """The largest error in each quarter of time; empty where the output has no time axis."""
     passed: bool
+    undecided: int = 0
+    """Integers that differ where rounding decides them, which counts as no error."""
+
+    @property
+    def decides(self) -> bool:
+        """Whether there is an element to compare; one without a margin proves nothing."""
+        return self.undecided == 0 or self.undecided < math.prod(self.shape)
 
     @property
     def share(self) -> float:
@@ -48,7 +56,8 @@ class PairRow:
     states: bool
     """Whether non-zero initial states were given."""
     conclusive: bool
-    """False where onnxruntime's own relative error exceeds 1e-3: such weights prove nothing at this length."""
+    """False where onnxruntime's own relative error exceeds 1e-3: such weights prove nothing at this length; or where
+    rounding decides an output of integers as a whole."""
     rows: tuple[OutputRow, ...]
 
 
@@ -115,6 +124,7 @@ def _text_row(pair: PairRow, row: OutputRow) -> tuple[str, ...]:
     label = f"N{pair.batch if pair.batch is not None else '?'} T{pair.time if pair.time is not None else '?'}"
     label += " ragged" if pair.lengths is not None and len(set(pair.lengths)) > 1 else ""
     verdict = "ok" if row.passed else "FAIL"
+    verdict += f", {row.undecided} undecided" if row.undecided else ""
     return (
         label,
         row.side,

@@ -18,7 +18,8 @@ from bridge.frameworks.door import ExportOptions
 from bridge.graph.interface import Interface
 from bridge.ops.program import evaluate
 from bridge.verification import sides
-from bridge.verification.bound import CONCLUSIVE, Error, bound, error_against, growth
+from bridge.verification.bound import CONCLUSIVE, FACTOR, UNITS, Error, bound, error_against, growth
+from bridge.verification.margin import Margin
 from bridge.verification.report import OutputRow, PairRow, Report
 from bridge.verification.sides import Side
 from bridge.verification.trials import PAIRS, Trial, make_trial
@@ -52,6 +53,7 @@ def verify(
     `a` is exported to ONNX (or is ONNX); onnxruntime runs it, a float64 evaluation of the same graph is the referee,
     and the candidates are `b` and, where `a` is a live model, `a` in its own framework. Each output of each candidate
     passes when its error against the referee is at most 4 times onnxruntime's own, or 8 * eps * max(1, max|referee|).
+    Integers and truth values must be equal wherever an error of that size in what they come from does not change them.
     A pair on which onnxruntime's own relative error exceeds 1e-3 is inconclusive and its time is halved.
 
     Args:
@@ -138,8 +140,8 @@ def _compare(case: Case, trial: Trial) -> PairRow:
     truth = evaluate(case.model, trial.feeds)
     own = {name: error_against(array, np.asarray(truth[name], np.float64)) for name, array in judged.items()
            if np.issubdtype(array.dtype, np.floating)}  # fmt: skip
-    conclusive = all(error.relative <= CONCLUSIVE for error in own.values())
-    rows = [_row(case, "onnxruntime", name, (judged[name], judged[name], truth[name]), own) for name in judged]
+    margin = Margin(case.model, trial.feeds, truth, _operand_error(trial.feeds, judged, own))
+    rows = [_row(case, "onnxruntime", name, (judged[name], judged[name], truth[name]), own, margin) for name in judged]
     for side in case.candidates:
         results = side.execute(trial.feeds)
         for name in (name for name in judged if name in results):
@@ -147,9 +149,10 @@ def _compare(case: Case, trial: Trial) -> PairRow:
             if not side.same_padding:
                 first, second, third = (_valid(case.interface, name, array, trial) for array in arrays)
                 arrays = (first, second, third)
-            rows.append(_row(case, side.name, name, arrays, own))
+            rows.append(_row(case, side.name, name, arrays, own, margin))
         if not any(name in results for name in judged):
             raise UsageError("no output in common", where="verify", got=", ".join(results), expected=", ".join(judged))
+    conclusive = all(error.relative <= CONCLUSIVE for error in own.values()) and all(row.decides for row in rows)
     return PairRow(batch=trial.batch, time=trial.time, lengths=trial.lengths, states=trial.states,
                    conclusive=conclusive, rows=tuple(rows))  # fmt: skip
 
@@ -171,15 +174,30 @@ def _valid(interface: Interface, name: str, array: np.ndarray, trial: Trial) -> 
     return np.where((valid if time_axis < batch_axis else valid.T).reshape(shape), array, array.dtype.type(0))
 
 
+def _operand_error(feeds: Feeds, judged: Feeds, own: Mapping[str, Error]) -> float:
+    """How far from the truth a number inside the graph may be, relative to itself: what `bound` allows an output."""
+    coarsest = max((float(np.finfo(array.dtype).eps) for array in (*feeds.values(), *judged.values())
+                    if np.issubdtype(array.dtype, np.floating)), default=float(np.finfo(np.float32).eps))  # fmt: skip
+    return max([UNITS * coarsest, *(FACTOR * error.relative for error in own.values())])
+
+
 def _row(
-    case: Case, side: str, name: str, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], own: dict[str, Error]
+    case: Case,
+    side: str,
+    name: str,
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray],
+    own: dict[str, Error],
+    margin: Margin,
 ) -> OutputRow:
     actual, judged, truth = arrays
     referee = np.asarray(truth, np.float64)
     if actual.shape != judged.shape:
         raise UsageError(f"{side} gives {name} another shape", where="verify", got=actual.shape, expected=judged.shape)
+    undecided = np.zeros(referee.shape, bool)
+    if name not in own:  # an integer or a truth value has no rounding to forgive, where rounding does not decide it
+        undecided = margin.undecided(name, actual != truth) & (actual != truth)
+        actual = np.where(undecided, truth, actual)
     error = error_against(actual, referee)
-    # An integer or a truth value has no rounding to forgive.
     allowed = bound(own[name], referee, judged.dtype) if name in own else 0.0
     port = next(port for port in case.interface.outputs if port.name == name)
     time_axis = port.axis("time")
@@ -187,6 +205,7 @@ def _row(
         side=side, output=name, shape=tuple(actual.shape), absolute=error.absolute, relative=error.relative,
         against_onnxruntime=error_against(actual, judged.astype(np.float64)).absolute, bound=allowed,
         growth=() if time_axis is None else growth(actual, referee, time_axis), passed=error.absolute <= allowed,
+        undecided=int(undecided.sum()),
     )  # fmt: skip
 
 
