@@ -7,6 +7,7 @@ schemas/ accepts, on failure too.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn
@@ -147,7 +148,24 @@ def _say(line: str) -> None:
 
 
 def _print(document: dict[str, Any], text: str, as_json: bool) -> None:
-    sys.stdout.write((json.dumps(document, indent=2, default=str) if as_json else text) + "\n")
+    _write(json.dumps(document, indent=2, default=str) if as_json else text)
+
+
+def _write(text: str) -> None:
+    """Put the result on stdout; one that is closed early (`| head`) has what it wanted.
+
+    Raises:
+        BridgeError: stdout takes nothing, as a file on a full disk.
+    """
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # Python flushes once more at its end, and would say so there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise BridgeError("the result cannot be written", where="stdout", got=error.strerror,
+                              do="make room, or send it elsewhere") from error  # fmt: skip
 
 
 def error_document(error: BridgeError) -> dict[str, Any]:
@@ -169,7 +187,7 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
     except BridgeError as error:
         if as_json:
-            sys.stdout.write(json.dumps(error_document(error), indent=2) + "\n")
+            _write(json.dumps(error_document(error), indent=2))
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(error.exit_code)
     except TyperUsageError as error:
@@ -184,6 +202,6 @@ def _usage_error(error: Exception, as_json: bool) -> NoReturn:
     if message:
         usage = UsageError(message, where="rnn-bridge", do="rnn-bridge --help lists commands and options")
         if as_json:
-            sys.stdout.write(json.dumps(error_document(usage), indent=2) + "\n")
+            _write(json.dumps(error_document(usage), indent=2))
         sys.stderr.write(f"UsageError: {usage}\n")
     sys.exit(2)

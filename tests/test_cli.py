@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -230,6 +231,28 @@ def test_doctor_names_providers_that_load_and_what_is_missing() -> None:
     found = document(call("doctor", "--json"), "doctor")
     assert "CPUExecutionProvider" in found["providers"]
     assert all(library["version"] or "pip install" in library["install"] for library in found["libraries"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize("flags", [(), ("--json",)], ids=str)
+def test_a_full_disk_behind_stdout_is_one_error_without_a_traceback(flags: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "bridge", "layouts", *flags]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("BridgeError: stdout: the result cannot be written")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_closes_early_has_what_it_wanted() -> None:
+    command = [sys.executable, "-m", "bridge", "layouts", "--json"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_module_is_the_command_in_a_process_of_its_own() -> None:
