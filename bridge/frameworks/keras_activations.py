@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bridge.graph import Writer
 
 LEGACY: Final = MappingProxyType({"keras2_hard_sigmoid": Activation("HardSigmoid", 0.2, 0.5)})
-"""Functions of bridge that mean what Keras 2 meant: see keras_legacy_functions."""
+"""Functions of bridge that mean what Keras 2 meant: see keras_legacy.functions."""
 
 Expression: TypeAlias = "Callable[[Writer, ir.Value, int], ir.Value]"
 
@@ -44,9 +44,9 @@ def name_of(function: Any, where: str) -> str:
 
 
 def _legacy(name: str) -> Any:
-    from bridge.frameworks import keras_legacy_functions
+    from bridge.frameworks.keras_legacy import functions
 
-    return getattr(keras_legacy_functions, name) if name in LEGACY else None
+    return getattr(functions, name) if name in LEGACY else None
 
 
 def function_of(name: str) -> Any:

@@ -11,7 +11,7 @@ from bridge.errors import BadInput
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_export import call_arguments, input_shape, nested_outputs
 from bridge.frameworks.keras_read import Layer, is_cell, is_recurrent, keras_array, read_layer
-from bridge.frameworks.keras_whole_calls import masks_may_end, open_sizes
+from bridge.frameworks.keras_whole.calls import masks_may_end, open_sizes
 from bridge.frameworks.keras_write import Written
 
 
@@ -26,7 +26,7 @@ def execute(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     import keras
 
     if isinstance(source, keras.Model) and not keras_graph.only_recurrent(source):
-        from bridge.frameworks.keras_whole_execute import execute_whole
+        from bridge.frameworks.keras_whole.execute import execute_whole
 
         found = execute_whole(source, feeds)
     elif isinstance(source, keras.Model):

@@ -30,7 +30,7 @@ def export(source: Any, options: ExportOptions) -> ir.Model:
     import keras
 
     if isinstance(source, keras.Model) and not keras_graph.only_recurrent(source):
-        from bridge.frameworks.keras_whole import export_whole
+        from bridge.frameworks.keras_whole.export import export_whole
 
         return export_whole(source, options)
     if options.dynamic is not None:

@@ -42,7 +42,7 @@ def load(path: str, custom_objects: Mapping[str, type] | None) -> Any:
 def open_file(path: str, custom_objects: Mapping[str, type] | None) -> Loaded:
     """As `load`, with what had to be decided to read the file."""
     if path.lower().endswith(".h5"):
-        from bridge.frameworks.keras_legacy import load_legacy
+        from bridge.frameworks.keras_legacy.loading import load_legacy
 
         return load_legacy(path, custom_objects)
     _check_archive(path, custom_objects or {})

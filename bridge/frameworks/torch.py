@@ -53,7 +53,7 @@ def export(source: torch.nn.Module, options: ExportOptions) -> ir.Model:
     module, notes = as_float(source)
     if isinstance(module, OwnStack) or (kind_of(module) is not None and not isinstance(module, Whole)):
         return note(export_stack(read_stack(module), options), notes)
-    from bridge.frameworks.torch_whole import export_whole
+    from bridge.frameworks.torch_whole.export import export_whole
 
     return note(export_whole(module, options), notes)
 

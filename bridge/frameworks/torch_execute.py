@@ -28,7 +28,7 @@ def run_module(source: nn.Module, feeds: Mapping[str, np.ndarray]) -> dict[str, 
         return {name: _as_numpy(value) for name, value in zip(source.output_names, values, strict=True)}
     run = next((run for kinds, run in _RUNNERS if isinstance(source, kinds)), None)
     if run is None:
-        from bridge.frameworks.torch_whole_execute import run_whole
+        from bridge.frameworks.torch_whole.execute import run_whole
 
         with _inference(source):
             return run_whole(source, feeds)

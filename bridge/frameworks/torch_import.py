@@ -13,7 +13,7 @@ from torch import fx, nn
 from bridge.cell import Cell
 from bridge.errors import BadInput, UsageError
 from bridge.frameworks.door import ExportOptions
-from bridge.frameworks.torch_graph import Places, written
+from bridge.frameworks.torch_graph.writing import Places, written
 from bridge.frameworks.torch_layers import Tensor
 from bridge.frameworks.torch_own import Whole
 from bridge.frameworks.torch_present import present_model

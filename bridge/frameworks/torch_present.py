@@ -14,7 +14,7 @@ from bridge.frameworks.torch_taken import inputs_of, projected_arrays
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from bridge.frameworks.torch_graph import Places
+    from bridge.frameworks.torch_graph.writing import Places
 
 KEEP = "make the change in the ONNX model and import that, or export with torch.onnx"
 

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 import bridge
 from bridge.errors import Unsupported
-from bridge.frameworks.torch_graph_operator import Operator
+from bridge.frameworks.torch_graph.operator import Operator
 from bridge.graph import Writer, as_model
 from bridge.ops.program import evaluate
 from tests.ops.agreement import onnxruntime_outputs

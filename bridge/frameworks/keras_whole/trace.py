@@ -18,10 +18,10 @@ import tf2onnx
 
 from bridge.errors import Unsupported
 from bridge.frameworks import keras_graph
-from bridge.frameworks.keras_whole_calls import masks_may_end, replaced
-from bridge.frameworks.keras_whole_inputs import Signature, named_outputs
-from bridge.frameworks.keras_whole_layers import plain_signbit, rewritten, told, without_xla
-from bridge.frameworks.keras_whole_operators import complaints_of, erfc, expm1, loops_as_they_are, where
+from bridge.frameworks.keras_whole.calls import masks_may_end, replaced
+from bridge.frameworks.keras_whole.inputs import Signature, named_outputs
+from bridge.frameworks.keras_whole.layers import plain_signbit, rewritten, told, without_xla
+from bridge.frameworks.keras_whole.operators import complaints_of, erfc, expm1, loops_as_they_are, where
 
 OPSET: Final = 18
 """The newest that tf2onnx 1.17.0 writes."""

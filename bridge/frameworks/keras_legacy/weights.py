@@ -16,7 +16,7 @@ import numpy as np
 
 from bridge.errors import BadInput
 from bridge.frameworks.keras_h5_files import attribute_names, stored_array
-from bridge.frameworks.keras_legacy_layers import Built, Part
+from bridge.frameworks.keras_legacy.layers import Built, Part
 
 RENAMED: Final = MappingProxyType({"depthwise_kernel": "kernel"})
 """Names of weights that Keras 3 changed; a layer that still has the old one is asked for it first."""

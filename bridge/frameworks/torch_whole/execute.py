@@ -13,7 +13,7 @@ from torch import nn
 
 from bridge.errors import BadInput
 from bridge.frameworks.torch_read import SEQUENCES, STEPS, recurrent_modules
-from bridge.frameworks.torch_whole_inputs import named_leaves
+from bridge.frameworks.torch_whole.inputs import named_leaves
 
 STATES = ("initial_h", "initial_c")
 

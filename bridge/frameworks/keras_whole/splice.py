@@ -10,7 +10,7 @@ from bridge.errors import Unsupported
 from bridge.frameworks.keras_export import final_name, state_inputs
 from bridge.frameworks.keras_read import Layer
 from bridge.frameworks.keras_series import Series
-from bridge.frameworks.keras_whole_masks import StepMask, step_mask, write_masked
+from bridge.frameworks.keras_whole.masks import StepMask, step_mask, write_masked
 from bridge.frameworks.keras_write import Written, write_layer
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Splice:
-    """Writes stubs. `calls` are those of `keras_whole_trace`, `layers` what each recurrent layer of the model is."""
+    """Writes stubs. `calls` are those of `trace`, `layers` what each recurrent layer of the model is."""
 
     calls: Sequence[Any]
     layers: Sequence[tuple[str, tuple[Layer, ...]]]

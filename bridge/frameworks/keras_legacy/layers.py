@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from bridge.errors import BadInput, Unsupported
 from bridge.frameworks.keras_files import EXECUTABLE
-from bridge.frameworks.keras_legacy_options import Scope, options_of, safe_name
+from bridge.frameworks.keras_legacy.options import Scope, options_of, safe_name
 
 MODELS: Final = ("Model", "Functional", "Sequential")
 
@@ -86,7 +86,7 @@ def make_layer(entry: Any, scope: Scope) -> Built:
         raise Unsupported(f"the file holds a {short}, which is code, and bridge runs none", where=scope.where(name),
                           do="pass a class for it as custom_objects, or replace it by a layer of Keras")  # fmt: skip
     if short in MODELS:
-        from bridge.frameworks.keras_legacy_graph import make_model
+        from bridge.frameworks.keras_legacy.graph import make_model
 
         return make_model({"class_name": short, "config": config}, scope)
     wrapper = WRAPPERS.get(short)

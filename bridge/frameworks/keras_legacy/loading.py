@@ -49,9 +49,9 @@ def load_legacy(path: str, custom_objects: Mapping[str, Any] | None = None) -> L
 
 
 def _whole(file: Any, path: str, document: Any, version: FileVersion, custom_objects: Mapping[str, Any]) -> Loaded:
-    from bridge.frameworks.keras_legacy_graph import make_model
-    from bridge.frameworks.keras_legacy_options import Scope
-    from bridge.frameworks.keras_legacy_weights import fill, read_weights
+    from bridge.frameworks.keras_legacy.graph import make_model
+    from bridge.frameworks.keras_legacy.options import Scope
+    from bridge.frameworks.keras_legacy.weights import fill, read_weights
     from bridge.frameworks.keras_read import no_copy_warning
 
     weights = read_weights(file, path)
@@ -92,7 +92,7 @@ def _weights_alone(path: str) -> Loaded:
 
     from bridge.frameworks import keras_build
     from bridge.frameworks.keras_h5 import read_h5
-    from bridge.frameworks.keras_legacy_options import safe_name
+    from bridge.frameworks.keras_legacy.options import safe_name
 
     found = read_h5(path)
     if not found.cells:

@@ -17,14 +17,14 @@ import torch
 from torch import nn
 
 from bridge.errors import BridgeError, Unsupported
-from bridge.frameworks.torch_whole_capture import FAILURES
-from bridge.frameworks.torch_whole_execute import run_whole
+from bridge.frameworks.torch_whole.capture import FAILURES
+from bridge.frameworks.torch_whole.execute import run_whole
 from bridge.ops.program import evaluate
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from bridge.frameworks.torch_whole_inputs import Args
+    from bridge.frameworks.torch_whole.inputs import Args
 
 TIMES: Final = (1, 3)
 """How many times the example's sizes are run: at its own length, and well past it."""

@@ -23,7 +23,7 @@ import numpy as np
 from bridge.errors import BridgeError, Unsupported
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_read import no_copy_warning
-from bridge.frameworks.keras_whole_inputs import Signature
+from bridge.frameworks.keras_whole.inputs import Signature
 
 MOST_SECONDS: Final = 1800
 """What a trace may take before it is given up."""
@@ -33,7 +33,7 @@ INSTEAD: Final = "start Python with KERAS_BACKEND=tensorflow"
 
 
 def trace_elsewhere(model: Any, signature: Signature, plain: Sequence[int]) -> Any:
-    """What `keras_whole_trace.trace` gives, by a process on TensorFlow.
+    """What `trace.trace` gives, by a process on TensorFlow.
 
     Raises:
         MissingExtra: TensorFlow or tf2onnx is not installed.
@@ -66,11 +66,11 @@ def trace_elsewhere(model: Any, signature: Signature, plain: Sequence[int]) -> A
 
 def _run(folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     try:
         return subprocess.run(
-            [sys.executable, "-m", "bridge.frameworks.keras_whole_process", str(folder)],
+            [sys.executable, "-m", "bridge.frameworks.keras_whole.process", str(folder)],
             env=environment, capture_output=True, text=True, timeout=MOST_SECONDS, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -105,7 +105,7 @@ def answer(folder: Path) -> None:
         import keras
 
         from bridge.frameworks import keras_registered  # noqa: F401 (registered with Keras by importing)
-        from bridge.frameworks.keras_whole_trace import FAILURES, trace
+        from bridge.frameworks.keras_whole.trace import FAILURES, trace
 
         classes: dict[str, Any] = {}
         for module, name in request["classes"]:

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from bridge.errors import Unsupported
 
 LIBRARY: Final = str(Path(torch.__file__).parent) + os.sep
-OWN: Final = str(Path(__file__).parent) + os.sep
+OWN: Final = str(Path(__file__).parents[1]) + os.sep
 SLICE: Final[tuple[Any, ...]] = (None, 0, None, None, 1)
 """What aten.slice takes: a tensor, the axis, start, stop and step, with their defaults."""
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch.nn import functional
 
-from bridge.frameworks.torch_graph_facts import Call, Facts, Site
+from bridge.frameworks.torch_graph.facts import Call, Facts, Site
 from bridge.ops.steps import Step
 
 Rule = Callable[[Site], Call | None]

@@ -13,8 +13,8 @@ from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_execute import twin
 from bridge.frameworks.keras_export import final_name
 from bridge.frameworks.keras_read import Layer, read_layers
-from bridge.frameworks.keras_whole_calls import masks_may_end, open_sizes, replaced
-from bridge.frameworks.keras_whole_inputs import is_functional, named_outputs
+from bridge.frameworks.keras_whole.calls import masks_may_end, open_sizes, replaced
+from bridge.frameworks.keras_whole.inputs import is_functional, named_outputs
 
 
 def execute_whole(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:

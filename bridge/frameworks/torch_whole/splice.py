@@ -17,9 +17,9 @@ import numpy as np
 from bridge.errors import Unsupported
 from bridge.frameworks.stack import Stack
 from bridge.frameworks.stack_export import state_names, state_shape, write_layer, write_layers
-from bridge.frameworks.torch_whole_loops import COUNTS
-from bridge.frameworks.torch_whole_ops import FULL, GENERAL
-from bridge.frameworks.torch_whole_rolling import Chain, Rolling, Series
+from bridge.frameworks.torch_whole.loops import COUNTS
+from bridge.frameworks.torch_whole.ops import FULL, GENERAL
+from bridge.frameworks.torch_whole.rolling import Chain, Rolling, Series
 from bridge.graph.stubs import DOMAIN
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from bridge.errors import BridgeError, Unsupported, UsageError
-from bridge.frameworks.torch_whole_inputs import Args
-from bridge.frameworks.torch_whole_loops import INSTEAD, LIBRARY, OWN, Loops, watched
-from bridge.frameworks.torch_whole_ops import translations
-from bridge.frameworks.torch_whole_stubs import Trace, stubbed
+from bridge.frameworks.torch_whole.inputs import Args
+from bridge.frameworks.torch_whole.loops import INSTEAD, LIBRARY, OWN, Loops, watched
+from bridge.frameworks.torch_whole.ops import translations
+from bridge.frameworks.torch_whole.stubs import Trace, stubbed
 
 if TYPE_CHECKING:
     import onnx_ir as ir

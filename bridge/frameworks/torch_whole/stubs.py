@@ -15,9 +15,9 @@ from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence
 
 from bridge.errors import Unsupported
-from bridge.frameworks import torch_whole_ops as ops
 from bridge.frameworks.torch_read import SEQUENCES, STEPS
-from bridge.frameworks.torch_whole_loops import line_of, outside
+from bridge.frameworks.torch_whole import ops
+from bridge.frameworks.torch_whole.loops import line_of, outside
 
 Tensor: TypeAlias = torch.Tensor
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 from bridge.errors import MissingExtra, Unsupported, UsageError
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_read import Layer, keras_array, read_layers
-from bridge.frameworks.keras_whole_inputs import Signature, signature_of, symbols
-from bridge.frameworks.keras_whole_proof import has_loops, opens_more, prove_loops, runs_at_other_sizes
-from bridge.frameworks.keras_whole_splice import Splice
+from bridge.frameworks.keras_whole.inputs import Signature, signature_of, symbols
+from bridge.frameworks.keras_whole.proof import has_loops, opens_more, prove_loops, runs_at_other_sizes
+from bridge.frameworks.keras_whole.splice import Splice
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -112,10 +112,10 @@ def _traced(model: Any, signature: Signature, plain: list[int]) -> Any:
             raise MissingExtra(f"{package} is not installed, and whole Keras models go through it", where="to_onnx",
                                do="pip install 'rnn-bridge[keras]'")  # fmt: skip
     if keras.backend.backend() == "tensorflow":
-        from bridge.frameworks.keras_whole_trace import trace
+        from bridge.frameworks.keras_whole.trace import trace
 
         return trace(model, signature, plain)
-    from bridge.frameworks.keras_whole_process import trace_elsewhere
+    from bridge.frameworks.keras_whole.process import trace_elsewhere
 
     return trace_elsewhere(model, signature, plain)
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from bridge.frameworks import torch_graph_calls as calls
-from bridge.frameworks.torch_graph_facts import Call, Facts, surely_tensors
-from bridge.frameworks.torch_graph_names import Path, clean_path, place, shortened, variable
-from bridge.frameworks.torch_graph_operator import Constant, Operator
-from bridge.frameworks.torch_graph_rules import call_of
+from bridge.frameworks.torch_graph import calls
+from bridge.frameworks.torch_graph.facts import Call, Facts, surely_tensors
+from bridge.frameworks.torch_graph.names import Path, clean_path, place, shortened, variable
+from bridge.frameworks.torch_graph.operator import Constant, Operator
+from bridge.frameworks.torch_graph.rules import call_of
 from bridge.frameworks.torch_taken import Layers, Projected, Recurrent
 from bridge.ops.native import NativeModule, Weight
 from bridge.ops.program import Program

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bridge.errors import BadInput, BridgeError, Unsupported
-from bridge.frameworks.keras_legacy_layers import Built, make_layer
-from bridge.frameworks.keras_legacy_options import LARGEST, Scope, dtype_of, safe_name
+from bridge.frameworks.keras_legacy.layers import Built, make_layer
+from bridge.frameworks.keras_legacy.options import LARGEST, Scope, dtype_of, safe_name
 
 FAILURES = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, NotImplementedError)
 """What Keras raises when shapes or dtypes do not fit."""

@@ -132,7 +132,7 @@ def _activation(value: Any, key: str, name: str, scope: Scope) -> Any:
 
 
 def _hard_sigmoid(name: str, scope: Scope) -> Any:
-    from bridge.frameworks.keras_legacy_functions import keras2_hard_sigmoid
+    from bridge.frameworks.keras_legacy.functions import keras2_hard_sigmoid
 
     scope.notes.append(f"{name}: {hard_sigmoid_note(scope.version)}")
     return keras2_hard_sigmoid

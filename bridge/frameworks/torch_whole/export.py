@@ -16,8 +16,8 @@ from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.stack import Stack
 from bridge.frameworks.torch_own import Whole
 from bridge.frameworks.torch_read import read_weights, recurrent_modules, refuse_scripted
-from bridge.frameworks.torch_whole_capture import FAILURES, OLDEST, capture, explained, translate
-from bridge.frameworks.torch_whole_inputs import (
+from bridge.frameworks.torch_whole.capture import FAILURES, OLDEST, capture, explained, translate
+from bridge.frameworks.torch_whole.inputs import (
     arguments_of,
     check_outputs,
     dynamic_shapes,
@@ -25,10 +25,10 @@ from bridge.frameworks.torch_whole_inputs import (
     output_names,
     symbols,
 )
-from bridge.frameworks.torch_whole_loops import COUNTS, INSTEAD, Loops, without_whole_slices
-from bridge.frameworks.torch_whole_proof import prove_loops
-from bridge.frameworks.torch_whole_splice import Splice
-from bridge.frameworks.torch_whole_stubs import Trace
+from bridge.frameworks.torch_whole.loops import COUNTS, INSTEAD, Loops, without_whole_slices
+from bridge.frameworks.torch_whole.proof import prove_loops
+from bridge.frameworks.torch_whole.splice import Splice
+from bridge.frameworks.torch_whole.stubs import Trace
 
 if TYPE_CHECKING:
     import onnx_ir as ir

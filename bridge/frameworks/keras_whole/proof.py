@@ -14,8 +14,8 @@ import numpy as np
 
 from bridge.errors import BridgeError, Unsupported
 from bridge.frameworks.keras_read import keras_array
-from bridge.frameworks.keras_whole_execute import execute_whole
-from bridge.frameworks.keras_whole_inputs import is_functional
+from bridge.frameworks.keras_whole.execute import execute_whole
+from bridge.frameworks.keras_whole.inputs import is_functional
 from bridge.ops.program import evaluate
 
 if TYPE_CHECKING:
