@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from bridge.errors import Unsupported
-from bridge.frameworks.flax_whole.shapes import clamped_start, padded, replaced, sliced
+from bridge.frameworks.flax_whole.shapes import clamped_start, padded, plus, replaced, sliced
 from bridge.frameworks.flax_whole.sizes import Size, is_static, is_symbolic
 from bridge.frameworks.flax_whole.terms import Lowering, Term, constant
 
@@ -36,7 +36,7 @@ def gather(c: Lowering, eqn: Any, x: Term, indices: Term) -> Term:
     starts = [at for at in numbers.start_index_map if sizes[at] != x.shape[at] or _is_one(x.shape[at])]
     parts = _components(c, indices, list(numbers.start_index_map), starts)
     if len(indices.shape) == 1 and (mode != "FILL_OR_DROP" or all(part.is_constant for part in parts)):
-        return _window(c, eqn, x, parts, starts)
+        return _window(c, eqn, x, parts, starts, mode)
     for axis, size in enumerate(sizes):
         if size != x.shape[axis] and (axis not in (*starts, *numbers.operand_batching_dims) or size != 1):
             raise Unsupported("a gather of windows smaller than the array", where=c.path, got=f"sizes {sizes}",
@@ -45,12 +45,9 @@ def gather(c: Lowering, eqn: Any, x: Term, indices: Term) -> Term:
         mode = "FILL"  # somebody counts on what lies outside
     found = [_index(c, part, x.shape[axis], mode) for part, axis in zip(parts, starts, strict=True)]
     value = _gathered(c, eqn, x, indices, [index for index, _ in found], starts)
-    outside = [mask for _, mask in found if mask is not None]
-    if not outside:
+    inside = _all(c, [mask for _, mask in found if mask is not None])
+    if inside is None:
         return c.result(eqn, value)
-    inside = outside[0]
-    for mask in outside[1:]:
-        inside = c.op("And", inside, mask)
     rank, offsets = len(eqn.outvars[0].aval.shape), list(numbers.offset_dims)
     inside = c.op("Unsqueeze", inside, c.ints(offsets)) if offsets and rank else inside
     return c.result(eqn, c.op("Where", inside, value, _filling(c, p["fill_value"], x.dtype)))
@@ -135,26 +132,54 @@ def _is_size(term: Term, size: Size) -> bool:
     return term.origin is not None and term.origin[0] == f"size {size}"
 
 
-def _window(c: Lowering, eqn: Any, x: Term, parts: Sequence[Term], starts: Sequence[int]) -> Term:
+def _window(c: Lowering, eqn: Any, x: Term, parts: Sequence[Term], starts: Sequence[int], mode: str) -> Term:
     """One window that begins where a single index says: a Slice."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     axes = [axis for axis in starts if sizes[axis] != x.shape[axis]]
     begins = [clamped_start(c, parts[starts.index(axis)], x.shape[axis], sizes[axis]) for axis in axes]
     collapsed = list(numbers.collapsed_slice_dims)
+    value = c.full(x)
     if len(axes) == 1 and collapsed == axes and sizes[axes[0]] == 1:
         (begin,) = begins
-        index = c.number(begin, np.int64) if isinstance(begin, int) else (
-            c.op("Squeeze", begin, c.ints([0])) if hasattr(begin, "producer") else
-            c.op("Squeeze", c.sizes.value(begin), c.ints([0])))  # fmt: skip
-        return c.result(eqn, c.op("Gather", c.full(x), index, axis=axes[0]))
-    value = c.full(x)
-    if axes:
-        ends = [c.op("Add", begin, c.sizes.value(sizes[axis])) if hasattr(begin, "producer") else begin + sizes[axis]
-                for begin, axis in zip(begins, axes, strict=True)]  # fmt: skip
-        value = sliced(c, value, axes, begins, ends)
-    if collapsed:
-        value = c.op("Squeeze", value, c.ints(collapsed))
+        index = c.number(begin, np.int64) if isinstance(begin, int) else c.op("Squeeze", begin, c.ints([0]))
+        value = c.op("Gather", value, index, axis=axes[0])
+    else:
+        if axes:
+            ends = [plus(c, begin, sizes[axis]) for begin, axis in zip(begins, axes, strict=True)]
+            value = sliced(c, value, axes, begins, ends)
+        value = c.op("Squeeze", value, c.ints(collapsed)) if collapsed else value
+    inside = None if mode != "FILL_OR_DROP" else _all_inside(c, [
+        (parts[starts.index(axis)], sizes[axis], x.shape[axis]) for axis in axes])  # fmt: skip
+    if inside is not None:
+        value = c.op("Where", inside, value, _filling(c, eqn.params["fill_value"], x.dtype))
     return c.result(eqn, value if value is not x.value else c.op("Identity", value))
+
+
+def _all_inside(c: Lowering, windows: Sequence[tuple[Term, Size, Size]]) -> ir.Value | None:
+    """Whether a window lies inside the array, a bool []; None where it does for sure.
+
+    Args:
+        c: the model.
+        windows: along each axis: the constant at which it begins, its length, and the size of the axis.
+    """
+    found: list[ir.Value] = []
+    for start, length, size in windows:
+        first = int(np.asarray(start.array).reshape(()))
+        if first == 0 and (length == size or _is_one(length)):  # no axis is empty
+            continue
+        if is_static((length, size)) and 0 <= first <= size - length:
+            continue
+        fits = c.op("LessOrEqual", c.sizes.value(first + length), c.sizes.value(size))
+        found.append(c.op("Squeeze", fits, c.ints([0])) if first >= 0 else c.number(False, np.bool_))
+    return _all(c, found)
+
+
+def _all(c: Lowering, masks: Sequence[ir.Value]) -> ir.Value | None:
+    """Where every mask is true; None for no masks."""
+    found = masks[0] if masks else None
+    for mask in masks[1:]:
+        found = c.op("And", found, mask)
+    return found
 
 
 def _gathered(c: Lowering, eqn: Any, x: Term, indices: Term, found: Sequence[ir.Value], starts: Sequence[int]
@@ -207,7 +232,8 @@ def scatter(c: Lowering, eqn: Any, x: Term, indices: Term, updates: Term) -> Ter
         raise Unsupported("a scatter of windows at computed places", where=c.path, got=numbers,
                           do="use lax.dynamic_update_slice")  # fmt: skip
     rest = [axis for axis in range(len(x.shape)) if axis not in targets]
-    found, spare = _places(c, [(part, x.shape[axis]) for part, axis in zip(parts, targets, strict=True)])
+    mode = "FILL" if p["mode"].name == "FILL_OR_DROP" else p["mode"].name
+    found, spare = _places(c, [(part, x.shape[axis]) for part, axis in zip(parts, targets, strict=True)], mode)
     count = len(indices.shape) - 1
     stacked = c.w.concat([c.op("Unsqueeze", index, c.ints([count])) for index in found], count)
     order = [*targets, *rest]
@@ -233,37 +259,27 @@ def _set_window(
     sizes = [1 if axis in inserted else next(window) for axis in range(len(x.shape))]
     zero = constant(np.zeros(1, np.int64))
     starts = [parts[targets.index(axis)] if axis in targets else zero for axis in range(len(x.shape))]
-    for axis, start in zip(targets, (parts[targets.index(axis)] for axis in targets), strict=True):
-        first = int(np.asarray(start.array).reshape(()))
-        if not is_symbolic(x.shape[axis]) and not is_symbolic(sizes[axis]) and not (
-            0 <= first <= x.shape[axis] - sizes[axis]):  # fmt: skip
-            raise Unsupported("a scatter outside the array", where=c.path, got=first)
-        if first < 0:
-            raise Unsupported("a scatter at a negative place", where=c.path, got=first)
+    inside = None if eqn.params["mode"].name == "CLIP" else _all_inside(c, [
+        (starts[axis], sizes[axis], x.shape[axis]) for axis in targets])  # fmt: skip
     if eqn.primitive.name != "scatter":
         axes = [axis for axis in range(len(x.shape)) if sizes[axis] != x.shape[axis]]
         begins = [clamped_start(c, starts[axis], x.shape[axis], sizes[axis]) for axis in axes]
-        ends = [c.op("Add", begin, c.sizes.value(sizes[axis])) if hasattr(begin, "producer") else begin + sizes[axis]
-                for begin, axis in zip(begins, axes, strict=True)]  # fmt: skip
+        ends = [plus(c, begin, sizes[axis]) for begin, axis in zip(begins, axes, strict=True)]
         value = c.op(COMBINED[eqn.primitive.name], sliced(c, c.full(x), axes, begins, ends), value)
     result = replaced(c, c.full(x), x.shape, value, sizes, starts)
+    if inside is not None:  # elsewhere JAX drops the update
+        result = c.op("Where", inside, result, c.full(x))
     return c.result(eqn, c.op("Identity", result) if result is updates.value else result)
 
 
-def _places(c: Lowering, parts: Sequence[tuple[Term, Size]]) -> tuple[list[ir.Value], bool]:
+def _places(c: Lowering, parts: Sequence[tuple[Term, Size]], mode: str) -> tuple[list[ir.Value], bool]:
     """The indices; where JAX would drop an update, the first of them points at a row behind the last."""
-    found, inside = [], []
-    for part, size in parts:
-        value, mask = _index(c, part, size, "FILL")
-        found.append(value)
-        inside += [] if mask is None else [mask]
-    if not inside:
+    indices = [_index(c, part, size, mode) for part, size in parts]
+    found, inside = [value for value, _ in indices], _all(c, [mask for _, mask in indices if mask is not None])
+    if inside is None:
         return found, False
-    kept = inside[0]
-    for mask in inside[1:]:
-        kept = c.op("And", kept, mask)
     behind = c.op("Squeeze", c.sizes.value(parts[0][1]), c.ints([0]))
-    return [c.op("Where", kept, found[0], behind), *found[1:]], True
+    return [c.op("Where", inside, found[0], behind), *found[1:]], True
 
 
 RULES: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(

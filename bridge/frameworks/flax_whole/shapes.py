@@ -140,11 +140,12 @@ def dynamic_slice(c: Lowering, eqn: Any, x: Term, *starts: Term) -> Term:
     if not axes:
         return x
     begin = [clamped_start(c, starts[at], x.shape[at], lengths[at]) for at in axes]
-    end = [_plus(c, start, lengths[at]) for start, at in zip(begin, axes, strict=True)]
+    end = [plus(c, start, lengths[at]) for start, at in zip(begin, axes, strict=True)]
     return c.result(eqn, sliced(c, c.full(x), axes, begin, end))
 
 
-def _plus(c: Lowering, start: Any, length: Size) -> Any:
+def plus(c: Lowering, start: Any, length: Size) -> Any:
+    """Where a slice from `start`, which `clamped_start` gave, ends."""
     return c.op("Add", start, c.sizes.value(length)) if hasattr(start, "producer") else start + length
 
 
@@ -162,7 +163,7 @@ def replaced(
     if at is None:
         return update
     begin = clamped_start(c, starts[at], shape[at], sizes[at])
-    end = _plus(c, begin, sizes[at])
+    end = plus(c, begin, sizes[at])
     before = sliced(c, x, [at], [0], [begin])
     middle = sliced(c, x, [at], [begin], [end])
     after = sliced(c, x, [at], [end], [END])
