@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from bridge.cell import Cell
 from bridge.errors import BridgeError, UsageError, check_mapping
 from bridge.frameworks.door import Door, ExportOptions
 from bridge.frameworks.loadable import check_loadable
+from bridge.frameworks.metadata import notes_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -279,12 +279,7 @@ def notes(source: object) -> tuple[str, ...]:
         model = to_ir(source)
     except BridgeError:
         return ()
-    return graph_notes(model)
-
-
-def graph_notes(model: ir.Model) -> tuple[str, ...]:
-    """The notes that an export left in the model's metadata."""
-    return tuple(str(note) for note in json.loads(model.metadata_props.get("bridge.notes", "[]")))
+    return notes_of(model)
 
 
 def assign(model: Any, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Any:

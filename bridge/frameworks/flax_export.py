@@ -8,7 +8,6 @@ second node that has lengths and shares the weights.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from bridge.errors import BadInput, Unsupported, UsageError
 from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.flax_layers import Direction, Layer, reversed_in_time
 from bridge.frameworks.flax_lengths import Lengths
+from bridge.frameworks.metadata import metadata_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -60,10 +60,7 @@ def export_layers(layers: Sequence[Layer], source: str, options: ExportOptions) 
     for layer, final in finals:
         if len(layers) == 1 or options.states == "inputs" or layer.return_carry:
             _write_states(w, layer, final, "" if len(layers) == 1 else f"{layer.path}.")
-    metadata = {"bridge.source": source, "bridge.source_version": flax.__version__}
-    if options.lengths:
-        metadata["bridge.notes"] = json.dumps([PADDING_NOTE])
-    return w.model(metadata)
+    return w.model(metadata_of(source, flax.__version__, [PADDING_NOTE] if options.lengths else []))
 
 
 def _check_stack(layers: Sequence[Layer], options: ExportOptions) -> None:

@@ -34,14 +34,13 @@ def export(source: Any, options: ExportOptions) -> ir.Model:
         Unsupported: another layer or option.
     """
     from bridge.frameworks import keras_export
+    from bridge.frameworks.metadata import with_notes
 
     loaded = _opened(source, options.custom_objects)
     if _is_imported(loaded.model):
         present: ir.Model = loaded.model.origin.present(options)
         return present
-    model = keras_export.export(loaded.model, options)
-    keras_export.add_notes(model, loaded.notes)
-    return model
+    return with_notes(keras_export.export(loaded.model, options), loaded.notes)
 
 
 def cells(source: Any) -> dict[str, Cell]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_read import Layer, is_cell, is_recurrent, read_layer
 from bridge.frameworks.keras_series import Mask, Series
 from bridge.frameworks.keras_write import Written, write_layer
+from bridge.frameworks.metadata import metadata_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -53,17 +53,7 @@ def _metadata(source: Any, notes: Sequence[str]) -> dict[str, str]:
     import keras
 
     kind = "keras.Model" if isinstance(source, keras.Model) else f"keras.layers.{type(source).__name__}"
-    found = {"bridge.source": kind, "bridge.source_version": str(keras.__version__)}
-    if notes:
-        found["bridge.notes"] = json.dumps(list(dict.fromkeys(notes)))
-    return found
-
-
-def add_notes(model: ir.Model, notes: Sequence[str]) -> None:
-    """Put what had to be decided to read a file before what the export of its model left out."""
-    if notes:
-        known = json.loads(model.metadata_props.get("bridge.notes", "[]"))
-        model.metadata_props["bridge.notes"] = json.dumps(list(dict.fromkeys([*notes, *known])))
+    return metadata_of(kind, keras.__version__, notes)
 
 
 def _dtype(layer: Layer) -> str:

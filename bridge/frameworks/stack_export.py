@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BadInput, Unsupported, UsageError
 from bridge.frameworks.door import ExportOptions
+from bridge.frameworks.metadata import metadata_of
 from bridge.frameworks.projection import write_projected
 from bridge.frameworks.stack import Layer, Stack
 
@@ -36,12 +36,7 @@ def export_stack(stack: Stack, options: ExportOptions) -> ir.Model:
         _write_step(w, stack, options)
     else:
         _write_sequence(w, stack, options)
-    metadata = {"bridge.source": stack.source}
-    if stack.version:
-        metadata["bridge.source_version"] = stack.version
-    if stack.notes:
-        metadata["bridge.notes"] = json.dumps(list(stack.notes))
-    return w.model(metadata)
+    return w.model(metadata_of(stack.source, stack.version, stack.notes))
 
 
 def _write_sequence(w: Writer, stack: Stack, options: ExportOptions) -> None:

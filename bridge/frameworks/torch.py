@@ -42,20 +42,21 @@ def export(source: torch.nn.Module, options: ExportOptions) -> ir.Model:
         UsageError: options that the module does not have.
         BadInput: weights that hold NaN or inf, or an `example` that does not fit.
     """
+    from bridge.frameworks.metadata import with_notes
     from bridge.frameworks.stack_export import export_stack
     from bridge.frameworks.torch_import import OnnxModule
     from bridge.frameworks.torch_own import OwnStack, Whole
-    from bridge.frameworks.torch_quantised import as_float, note
+    from bridge.frameworks.torch_quantised import as_float
     from bridge.frameworks.torch_read import kind_of, read_stack
 
     if isinstance(source, OnnxModule):
         return source.present_model(options)
     module, notes = as_float(source)
     if isinstance(module, OwnStack) or (kind_of(module) is not None and not isinstance(module, Whole)):
-        return note(export_stack(read_stack(module), options), notes)
+        return with_notes(export_stack(read_stack(module), options), notes)
     from bridge.frameworks.torch_whole.export import export_whole
 
-    return note(export_whole(module, options), notes)
+    return with_notes(export_whole(module, options), notes)
 
 
 def cells(source: torch.nn.Module) -> dict[str, Cell]:

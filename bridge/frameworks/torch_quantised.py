@@ -8,16 +8,12 @@ Source: torch 2.13 torch/ao/nn/quantized/dynamic/modules/rnn.py and linear.py.
 from __future__ import annotations
 
 import copy
-import json
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from torch import nn
 
 from bridge.errors import Unsupported
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
 
 QUANTISED: Final = "torch.ao.nn.quantized"
 DYNAMIC: Final = f"{QUANTISED}.dynamic"
@@ -56,14 +52,6 @@ def _converted(wide: nn.Module) -> tuple[nn.Module, list[str]]:
         parent, _, name = path.rpartition(".")
         setattr(wide.get_submodule(parent), name, made[id(child)])
     return wide, notes
-
-
-def note(model: ir.Model, notes: list[str]) -> ir.Model:
-    """`model` with further notes in its metadata."""
-    if notes:
-        before = json.loads(model.metadata_props.get("bridge.notes", "[]"))
-        model.metadata_props["bridge.notes"] = json.dumps([*before, *notes])
-    return model
 
 
 def _is_quantised(module: nn.Module) -> bool:

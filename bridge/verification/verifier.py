@@ -15,6 +15,7 @@ from bridge.cell import Cell
 from bridge.errors import UsageError, check_mapping
 from bridge.frameworks import conversion
 from bridge.frameworks.door import ExportOptions
+from bridge.frameworks.metadata import notes_of
 from bridge.graph.interface import Interface
 from bridge.ops.program import evaluate
 from bridge.verification import sides
@@ -115,7 +116,7 @@ def _prepare(a: object, b: object, device: runtime.Device, example: Feeds | None
     else:
         candidates.append(sides.imported(str(b), model))
     judged = a if isinstance(a, (str, os.PathLike)) and not a_is_live else graph.to_proto(model)
-    notes = list(conversion.graph_notes(model))
+    notes = list(notes_of(model))
     if not all(side.same_padding for side in candidates):
         notes.append("outputs beyond a sequence's length are not compared: the two frameworks fill them differently")
     judge = runtime.Session(judged, device=device)

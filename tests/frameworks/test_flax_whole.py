@@ -377,3 +377,16 @@ def test_the_features_of_a_carry_are_no_symbol() -> None:
     assert shapes == [["batch", "time", 3], ["batch", 4]]
     with pytest.raises(Unsupported, match=r"the carry has \[3\] features and needs \[4\]"):
         bridge.to_onnx(Starting(), example=(x, h[:, :3]))
+
+
+class OneNameTwice(nnx.Module):
+    def __call__(self, x: Any) -> Any:
+        return {"a": {"b": x + 1}, "a_b": 2 * x}
+
+
+def test_two_outputs_of_one_name_are_kept_apart() -> None:
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    found = bridge.run(bridge.to_onnx(OneNameTwice(), example=x), {"x": x})
+    assert list(found) == ["a_b", "a_b_"]
+    np.testing.assert_array_equal(found["a_b"], x + 1)
+    np.testing.assert_array_equal(found["a_b_"], 2 * x)

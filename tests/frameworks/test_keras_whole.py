@@ -280,3 +280,16 @@ def test_sleepecg_agrees_under_every_mask(rng: np.random.Generator, tmp_path: Pa
             (got,) = session.run(None, {name: given})
             (truth,) = evaluate(graph, {name: given}).values()
             assert_within_referee_bound(got, keras_array(model(given)), truth)
+
+
+class OneNameTwice(keras.Model):
+    def call(self, x: Any) -> Any:
+        return {"a": {"b": x + 1}, "a_b": 2 * x}
+
+
+def test_two_outputs_of_one_name_are_kept_apart() -> None:
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    found = bridge.run(bridge.to_onnx(OneNameTwice(), example=x), {"x": x})
+    assert list(found) == ["a_b", "a_b_"]
+    np.testing.assert_array_equal(found["a_b"], x + 1)
+    np.testing.assert_array_equal(found["a_b_"], 2 * x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +20,8 @@ from bridge.frameworks.flax_whole.table import rules
 from bridge.frameworks.flax_whole.terms import Lowering, Term, constant
 from bridge.frameworks.flax_whole.trace import Traced, trace
 from bridge.frameworks.flax_whole.walk import array_of, called, lower, missing, refuse_missing
+from bridge.frameworks.metadata import metadata_of
+from bridge.frameworks.whole import check_unrolled, dtype_among, fixed_notes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 OLDEST: Final = 18
 """The opset that rules are written for; an older one is made from it afterwards."""
+
+LOOPS: Final = "write the loop as RNN(cell), nn.scan, nnx.scan or jax.lax.scan"
+"""What to do about a Python loop over time."""
 
 
 def export_whole(model: Model, options: ExportOptions) -> ir.Model:
@@ -64,14 +68,15 @@ def export_whole(model: Model, options: ExportOptions) -> ir.Model:
                          traced.jaxpr.consts)  # fmt: skip
     known = [not random for random in model.random] + [False] * len(arguments.inputs)
     refuse_missing(list(missing(closed, known, rules())), model.where)
-    w = Writer(max(OLDEST, options.opset), _dtype(model), model.where)
+    dtype = dtype_among({str(value.dtype) for value in model.parameters if hasattr(value, "dtype")})
+    w = Writer(max(OLDEST, options.opset), dtype, model.where)
     c, terms = _begin(w, traced, arguments.inputs, options)
     parameters = [constant(array_of(value), name=name) for value, name in
                   zip(model.parameters, model.names, strict=True)]  # fmt: skip
     results = lower(c, closed, [*parameters, *terms], rules())
-    _check_unrolled(c, traced, model.where)
+    check_unrolled(Counter(c.steps), traced.fixed, model.where, LOOPS)
     _end(c, names, results, {each.name for each in arguments.inputs})
-    written = w.model(_metadata(model, traced))
+    written = w.model(metadata_of(model.source, flax.__version__, fixed_notes(traced.fixed)))
     finishing.tidy(written)
     finishing.settle(written, options.opset, model.where)
     return written
@@ -89,11 +94,6 @@ def _check_options(model: Model, options: ExportOptions) -> None:
                          do="let __call__ take them and pass them on as seq_lengths")  # fmt: skip
     if options.custom_objects:
         raise UsageError("custom_objects names classes of a Keras file", where=model.where, do="leave it out")
-
-
-def _dtype(model: Model) -> str:
-    dtypes = {str(value.dtype) for value in model.parameters if hasattr(value, "dtype")}
-    return next((name for name in ("float32", "float64", "float16") if name in dtypes), "float32")
 
 
 def _begin(w: Writer, traced: Traced, inputs: Sequence[Input], options: ExportOptions) -> tuple[Lowering, list[Term]]:
@@ -119,24 +119,6 @@ def _end(c: Lowering, names: Sequence[str], results: Sequence[Term], taken: set[
         taken.add(name)
     for value, name in c.outputs:
         c.w.output(value, name)
-
-
-def _metadata(model: Model, traced: Traced) -> dict[str, str]:
-    metadata = {"bridge.source": model.source, "bridge.source_version": flax.__version__}
-    notes = [f"{name}: axis {axis} is fixed at {size} by the model" for name, axis, size in traced.fixed]
-    if notes:
-        metadata["bridge.notes"] = json.dumps(notes)
-    return metadata
-
-
-def _check_unrolled(c: Lowering, traced: Traced, where: str) -> None:
-    """Refuse a cell that is stepped as often as an axis is long which the trace has fixed: a Python loop over time."""
-    for path, count in Counter(c.steps).items():
-        for name, axis, size in traced.fixed:
-            if count == size > 1:
-                raise Unsupported(f"{path} is stepped over axis {axis} of {name}, which a loop fixes at {size}",
-                                  where=where, do="write the loop as RNN(cell), nn.scan, nnx.scan or jax.lax.scan"
-                                  )  # fmt: skip
 
 
 def _check_state(closed: ClosedJaxpr, model: Model, names: Sequence[str], after: Sequence[str]) -> None:

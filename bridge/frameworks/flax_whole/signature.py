@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from bridge.errors import BadInput, Unsupported, UsageError
+from bridge.frameworks.whole import named_outputs
 
 CARRIED = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
            "float64")  # fmt: skip
@@ -90,10 +91,7 @@ def _key(part: Any) -> str:
 
 
 def named_leaves(result: Any) -> dict[str, Any]:
-    """What a model returns by name: `output` for one, `output_0`, … for several, its keys where it is a mapping."""
-    named: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(result)[0]:
-        parts = [_key(part) for part in path]
-        own = bool(parts) and not parts[0].isdigit()
-        named["_".join(parts if own else ["output", *parts])] = leaf
-    return named
+    """What a model returns by name. See `named_outputs`."""
+    return named_outputs(
+        (list(map(_key, path)), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(result)[0]
+    )

@@ -14,7 +14,7 @@ from bridge.frameworks.keras_execute import twin
 from bridge.frameworks.keras_export import final_name
 from bridge.frameworks.keras_read import Layer, read_layers
 from bridge.frameworks.keras_whole.calls import masks_may_end, open_sizes, replaced
-from bridge.frameworks.keras_whole.inputs import is_functional, named_outputs
+from bridge.frameworks.keras_whole.inputs import is_functional, outputs_of
 
 
 def execute_whole(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def execute_whole(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]
     if states:
         raise BadInput("the inputs do not match", where=model.name, got=f"unexpected {list(states)}")
     with replaced(calls), open_sizes(model), masks_may_end():
-        outputs = named_outputs(model, model(*args, **kwargs))
+        outputs = outputs_of(model, model(*args, **kwargs))
     return outputs | finals
 
 

@@ -17,6 +17,8 @@ from bridge.frameworks.keras_read import Layer, keras_array, read_layers
 from bridge.frameworks.keras_whole.inputs import Signature, signature_of, symbols
 from bridge.frameworks.keras_whole.proof import has_loops, opens_more, prove_loops, runs_at_other_sizes
 from bridge.frameworks.keras_whole.splice import Splice
+from bridge.frameworks.metadata import metadata_of
+from bridge.frameworks.whole import dtype_among, fixed_notes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -135,7 +137,8 @@ def _finished(
     finishing.tidy(graph)
     foreign.name_by_scope(graph, "bridge.layer", paths, _weights(model))
     work = Splice(traced.calls, layers, options)
-    splice(graph, max(18, options.opset), _dtype(model), work.write)
+    dtype = dtype_among({str(weight.dtype) for weight in model.weights})
+    splice(graph, max(18, options.opset), dtype, work.write)
     graph.graph.outputs.extend(value for _, value in work.outputs)
     foreign.remove_unused(graph)
     finishing.name_outputs(graph, [*traced.outputs, *(name for name, _ in work.outputs)])
@@ -167,11 +170,6 @@ def _check_operators(model: Any, graph: ir.Model, traced: Any, paths: list[str],
                           do="switch it off for inference: give the layer a training argument")  # fmt: skip
 
 
-def _dtype(model: Any) -> str:
-    dtypes = {str(weight.dtype) for weight in model.weights}
-    return next(iter(dtypes & {"float64", "float16"}), "float32") if "float32" not in dtypes else "float32"
-
-
 def _weights(model: Any) -> dict[str, Any]:
     """Each weight by its layer's path and its own name."""
     found: dict[str, Any] = {}
@@ -194,15 +192,10 @@ def _describe(
     graph.producer_name, graph.producer_version = "rnn-bridge", __version__
     graph.graph.name = str(model.name)
     graph.metadata_props.clear()
-    graph.metadata_props["bridge.source"] = "keras.Model"
-    graph.metadata_props["bridge.source_version"] = str(keras.__version__)
+    fixed = [(name, axis, size) for name, shape in zip(signature.names, traced.inputs, strict=True)
+             for axis, size in enumerate(shape[:2]) if size is not None and axis < max(1, len(shape) - 1)]  # fmt: skip
+    graph.metadata_props.update(metadata_of("keras.Model", keras.__version__, [*fixed_notes(fixed), *said]))
     kinds = dict(keras_graph.recurrent_layers(model))
     graph.metadata_props["bridge.modules"] = json.dumps(
         {path: f"keras.layers.{type(kinds[path]).__name__}" for path, _ in layers}
     )
-    notes = [f"{name}: axis {axis} is fixed at {size} by the model"
-             for name, shape in zip(signature.names, traced.inputs, strict=True)
-             for axis, size in enumerate(shape[:2]) if size is not None and axis < max(1, len(shape) - 1)]  # fmt: skip
-    notes = list(dict.fromkeys([*notes, *said]))
-    if notes:
-        graph.metadata_props["bridge.notes"] = json.dumps(notes)

@@ -11,6 +11,7 @@ import numpy as np
 
 from bridge.errors import BadInput, UsageError
 from bridge.frameworks import keras_graph
+from bridge.frameworks.whole import named_outputs
 
 Shape = list[int | None]
 
@@ -181,15 +182,11 @@ def symbols(names: Sequence[str], shapes: Sequence[Shape], dynamic: object) -> l
     return found
 
 
-def named_outputs(model: Any, result: Any) -> dict[str, Any]:
-    """What a model returns by name: its layers' names where it is functional, else keys, `output` or `output_0`, …."""
+def outputs_of(model: Any, result: Any) -> dict[str, Any]:
+    """What a model returns by name: its layers' names where it is functional, else those of `named_outputs`."""
     import keras
 
     if is_functional(model):
         return dict(zip(keras_graph.output_names(model), keras.tree.flatten(result), strict=True))
-    found = {}
-    for path, leaf in keras.tree.flatten_with_path(result):
-        parts = [str(part) for part in path]
-        own = bool(parts) and not parts[0].isdigit()
-        found["_".join(parts if own else ["output", *parts])] = leaf
-    return {name: value for name, value in found.items() if value is not None}
+    named = named_outputs(keras.tree.flatten_with_path(result))
+    return {name: value for name, value in named.items() if value is not None}

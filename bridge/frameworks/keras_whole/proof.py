@@ -7,7 +7,6 @@ Native recurrent layers are written by bridge. A cell or an activation of the ca
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from bridge.errors import BridgeError, Unsupported
 from bridge.frameworks.keras_read import keras_array
 from bridge.frameworks.keras_whole.execute import execute_whole
 from bridge.frameworks.keras_whole.inputs import is_functional
+from bridge.frameworks.whole import differing
 from bridge.ops.program import evaluate
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 SIZES: Final = ((2, 13), (3, 34))
 """(batch, time) of the runs, long enough for kernels and windows; further open axes are as long as time."""
-
-LARGEST: Final = 1e-3
-"""Error over max|value| that is still float32 rounding; a loop that computes something else is off by its values."""
 
 CONTROL: Final = ("Loop", "Scan", "If")
 
@@ -44,7 +41,10 @@ def prove_loops(source: Any, model: ir.Model, do: str) -> None:
     for batch, time in SIZES:
         feeds = _feeds(model, batch, time)
         own = {name: keras_array(value) for name, value in execute_whole(source, feeds).items()}
-        _compare(own, evaluate(model, feeds), source.name, do)
+        other = differing(own, evaluate(model, feeds))
+        if other:
+            raise Unsupported("tf2onnx writes a loop that computes something else than the model", where=source.name,
+                              got=f"another {other}", do=do)  # fmt: skip
 
 
 def opens_more(source: Any, model: ir.Model) -> bool:
@@ -88,12 +88,3 @@ def _feeds(model: ir.Model, batch: int, time: int) -> dict[str, np.ndarray]:
         numbers = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
         feeds[str(value.name)] = np.asarray(numbers).astype(dtype)
     return feeds
-
-
-def _compare(own: Mapping[str, np.ndarray], graph: Mapping[str, Any], where: str, do: str) -> None:
-    for name, computed in graph.items():
-        expected, actual = np.asarray(own[name], np.float64), np.asarray(computed, np.float64)
-        scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
-        if expected.shape != actual.shape or not np.max(np.abs(expected - actual), initial=0.0) <= LARGEST * scale:
-            raise Unsupported("tf2onnx writes a loop that computes something else than the model", where=where,
-                              got=f"another {name}", do=do)  # fmt: skip

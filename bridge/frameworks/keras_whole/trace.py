@@ -19,7 +19,7 @@ import tf2onnx
 from bridge.errors import Unsupported
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_whole.calls import masks_may_end, replaced
-from bridge.frameworks.keras_whole.inputs import Signature, named_outputs
+from bridge.frameworks.keras_whole.inputs import Signature, outputs_of
 from bridge.frameworks.keras_whole.layers import plain_signbit, rewritten, told, without_xla
 from bridge.frameworks.keras_whole.operators import complaints_of, erfc, expm1, loops_as_they_are, where
 
@@ -99,7 +99,7 @@ def _traced(model: Any, signature: Signature, shapes: Sequence[Sequence[int | No
 
     def run(*leaves: Any) -> list[Any]:
         args, kwargs = signature.bound(leaves)
-        found = named_outputs(model, model(*args, **kwargs))
+        found = outputs_of(model, model(*args, **kwargs))
         names[:] = list(found)
         return [tf.identity(value) for value in found.values()]
 

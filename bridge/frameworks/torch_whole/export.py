@@ -13,6 +13,7 @@ from torch import nn
 
 from bridge.errors import Unsupported, UsageError
 from bridge.frameworks.door import ExportOptions
+from bridge.frameworks.metadata import metadata_of
 from bridge.frameworks.stack import Stack
 from bridge.frameworks.torch_own import Whole
 from bridge.frameworks.torch_read import read_weights, recurrent_modules, refuse_scripted
@@ -29,6 +30,7 @@ from bridge.frameworks.torch_whole.loops import COUNTS, INSTEAD, Loops, without_
 from bridge.frameworks.torch_whole.proof import prove_loops
 from bridge.frameworks.torch_whole.splice import Splice
 from bridge.frameworks.torch_whole.stubs import Trace
+from bridge.frameworks.whole import Fixed, check_unrolled, dtype_among, fixed_notes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -93,8 +95,9 @@ def _finished(
     work = Splice(layers, options.form, options.states == "inputs")
     work.find_chains(model)
     fixed = fixed_axes(program, options.dynamic)
-    _check_unrolled(work, fixed, where)
-    splice(model, max(OLDEST, options.opset), _dtype(module), work.write)
+    check_unrolled(work.steps_by_path(), fixed, where, INSTEAD)
+    dtype = dtype_among({str(value.dtype).removeprefix("torch.") for value in module.parameters()})
+    splice(model, max(OLDEST, options.opset), dtype, work.write)
     model.graph.outputs.extend(value for _, value in work.outputs)
     finishing.name_outputs(model, [*names, *(name for name, _ in work.outputs)])
     finishing.tidy(model)
@@ -113,32 +116,15 @@ def _finished(
     return model
 
 
-def _check_unrolled(work: Splice, fixed: list[tuple[str, int, int]], where: str) -> None:
-    """Refuse a cell that is stepped as often as an axis is long which the trace has fixed: a `while` over time."""
-    for path, count in work.steps_by_path().items():
-        for name, axis, size in fixed:
-            if count == size > 1:
-                raise Unsupported(f"{path} is stepped over axis {axis} of {name}, which the loop fixes at {size}",
-                                  where=where, do=INSTEAD)  # fmt: skip
-
-
-def _describe(model: ir.Model, trace: Trace, work: Splice, fixed: list[tuple[str, int, int]]) -> None:
-    model.producer_name, model.producer_version = "rnn-bridge", _version()
-    model.metadata_props["bridge.source"] = "torch.nn.Module"
-    model.metadata_props["bridge.source_version"] = torch.__version__
-    model.metadata_props["bridge.modules"] = json.dumps({path: stack.source for path, stack in work.layers})
-    notes = [f"{name}: axis {axis} is fixed at {size} by the model" for name, axis, size in fixed]
-    notes += (note for _, stack in work.layers for note in stack.notes)
-    if trace.full:
-        notes.append("the longest sequence of a packed batch must fill the time axis: other lengths fail when run")
-    if notes:
-        model.metadata_props["bridge.notes"] = json.dumps(notes)
-
-
-def _version() -> str:
+def _describe(model: ir.Model, trace: Trace, work: Splice, fixed: list[Fixed]) -> None:
     from bridge import __version__
 
-    return __version__
+    notes = fixed_notes(fixed) + [note for _, stack in work.layers for note in stack.notes]
+    if trace.full:
+        notes.append("the longest sequence of a packed batch must fill the time axis: other lengths fail when run")
+    model.producer_name, model.producer_version = "rnn-bridge", __version__
+    model.metadata_props.update(metadata_of("torch.nn.Module", torch.__version__, notes))
+    model.metadata_props["bridge.modules"] = json.dumps({path: stack.source for path, stack in work.layers})
 
 
 def _layers(module: nn.Module) -> list[tuple[str, Stack]]:
@@ -149,11 +135,6 @@ def _layers(module: nn.Module) -> list[tuple[str, Stack]]:
             raise Unsupported("a module that bridge imported stands inside a torch model", where=path,
                               do="export the imported graph by itself")  # fmt: skip
     return [(path, read_weights(child, path)) for path, child in modules]
-
-
-def _dtype(module: nn.Module) -> str:
-    dtypes = {str(value.dtype).removeprefix("torch.") for value in module.parameters()}
-    return next(iter(dtypes & {"float64", "float16"}), "float32") if "float32" not in dtypes else "float32"
 
 
 def _check_options(module: nn.Module, options: ExportOptions) -> None:

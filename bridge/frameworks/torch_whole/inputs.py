@@ -13,6 +13,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from bridge.errors import BadInput, Unsupported, UsageError
+from bridge.frameworks.whole import Fixed, named_outputs
 
 Args = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -115,11 +116,11 @@ def symbols(program: Any, dynamic: object) -> dict[str, str]:
     return names
 
 
-def fixed_axes(program: Any, dynamic: object) -> list[tuple[str, int, int]]:
+def fixed_axes(program: Any, dynamic: object) -> list[Fixed]:
     """Input, axis and size of the axes 0 and 1 that nobody named and the model itself fixes (channels, layers, …)."""
     named = set(dynamic) if isinstance(dynamic, Mapping) else set()
     wanted = set(program.graph_signature.user_inputs) - named
-    found: list[tuple[str, int, int]] = []
+    found: list[Fixed] = []
     for node in program.graph.nodes:
         value = node.meta.get("val") if node.op == "placeholder" and node.name in wanted else None
         if not isinstance(value, torch.Tensor):
@@ -154,13 +155,9 @@ def output_names(program: Any) -> list[str]:
 
 
 def named_leaves(result: Any) -> dict[str, Any]:
-    """What a model returns by name: `output` for one, `output_0`, … for several, its keys where it is a mapping."""
-    named = {}
-    for path, leaf in pytree.tree_flatten_with_path(result)[0]:
-        parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", "")))) for key in path]
-        own = bool(parts) and not parts[0].isdigit()
-        name = "_".join(parts if own else ["output", *parts])
-        while name in named:
-            name += "_"
-        named[name] = leaf
-    return named
+    """What a model returns by name. See `named_outputs`."""
+    leaves = pytree.tree_flatten_with_path(result)[0]
+    return named_outputs(
+        ([getattr(key, "key", getattr(key, "idx", getattr(key, "name", ""))) for key in path], leaf)
+        for path, leaf in leaves
+    )

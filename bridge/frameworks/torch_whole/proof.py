@@ -19,6 +19,7 @@ from torch import nn
 from bridge.errors import BridgeError, Unsupported
 from bridge.frameworks.torch_whole.capture import FAILURES
 from bridge.frameworks.torch_whole.execute import run_whole
+from bridge.frameworks.whole import differing
 from bridge.ops.program import evaluate
 
 if TYPE_CHECKING:
@@ -34,10 +35,6 @@ ONE_NAME: Final = (
     "dynamic={'x': {0: 'batch', 1: 'time'}, 'z': {0: 'batch', 1: 'time'}}"
 )
 """What to do about a loop over the size of another tensor."""
-
-LARGEST: Final = 1e-3
-"""Error over max|value| that is still float32 rounding: verify calls a network chaotic from here on. A step that
-computes something else is off by the size of its values."""
 
 
 def prove_loops(module: nn.Module, model: ir.Model, args: Args, places: Sequence[str], do: str) -> None:
@@ -72,16 +69,16 @@ def prove_loops(module: nn.Module, model: ir.Model, args: Args, places: Sequence
             raise Unsupported("a Python loop over time fails where its axes are longer", where=where,
                               got=f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; "
                               + "; ".join(dict.fromkeys(places)), do=ONE_NAME) from error  # fmt: skip
-        differing = _differing(own, evaluate(model, feeds))
-        if differing:
-            found = "; ".join([f"another {differing} at other lengths", *dict.fromkeys(places)])
+        other = differing(own, evaluate(model, feeds))
+        if other:
+            found = "; ".join([f"another {other} at other lengths", *dict.fromkeys(places)])
             raise Unsupported("a Python loop over time does something else at later steps, and cannot become one layer",
                               where=where, got=found, do=do)  # fmt: skip
     for order in (symbols, symbols[::-1]) if len(symbols) > 1 else ():
         feeds = _feeds(bound, ports, {symbol: at for at, symbol in enumerate(order, 1)})
-        differing = _differing_apart(module, model, feeds)
-        if differing:
-            found = "; ".join([f"another {differing} where {', '.join(symbols)} differ", *dict.fromkeys(places)])
+        other = _differing_apart(module, model, feeds)
+        if other:
+            found = "; ".join([f"another {other} where {', '.join(symbols)} differ", *dict.fromkeys(places)])
             raise Unsupported("a Python loop over the size of one tensor steps through another", where=where, got=found,
                               do=ONE_NAME)  # fmt: skip
 
@@ -108,7 +105,7 @@ def _feeds(
 
 
 def _differing_apart(module: nn.Module, model: ir.Model, feeds: Mapping[str, np.ndarray]) -> str:
-    """`_differing`, "" too where the module does not take such sizes, or the graph refuses them as loudly."""
+    """`differing`, "" too where the module does not take such sizes, or the graph refuses them as loudly."""
     try:
         own = run_whole(module, feeds)
     except FAILURES:
@@ -117,14 +114,4 @@ def _differing_apart(module: nn.Module, model: ir.Model, feeds: Mapping[str, np.
         graph = evaluate(model, feeds)
     except (BridgeError, ValueError):  # ValueError: numpy's, of sizes that do not fit together
         return ""
-    return _differing(own, graph)
-
-
-def _differing(own: Mapping[str, np.ndarray], graph: Mapping[str, Any]) -> str:
-    """The first output that the graph computes otherwise, "" where there is none."""
-    for name, computed in graph.items():
-        expected, actual = np.asarray(own[name], np.float64), np.asarray(computed, np.float64)
-        scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
-        if expected.shape != actual.shape or not np.max(np.abs(expected - actual), initial=0.0) <= LARGEST * scale:
-            return name
-    return ""
+    return differing(own, graph)
