@@ -356,6 +356,15 @@ def test_outputs_keep_their_dtype(tmp_path: Path) -> None:
     assert "dtype=jnp.float16" in code_of(w.model(), tmp_path / "code")
 
 
+def test_a_number_of_elements_may_be_divided_by(tmp_path: Path) -> None:
+    import onnx
+
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float[n, 2] x, float[3] y) => (float[k] z)
+    <int64[1] first = {0}, int64[1] hundred = {100}>
+    { size = Size (x)  count = Unsqueeze (size, first)  times = Div (hundred, count)  z = Tile (y, times) }"""
+    assert "100 // (2 * x.shape[0])" in code_of(onnx.parser.parse_model(text), tmp_path / "code")
+
+
 def test_swish(tmp_path: Path) -> None:
     import onnx
 

@@ -64,7 +64,8 @@ def size_of(site: Site, data: Operand) -> Operand:
         site.refuse("Size of something that is no tensor")
     items = [size(site, data, axis) for axis in range(rank_of(site, data))]
     known = math.prod(item for item in items if isinstance(item, int))
-    return Sizes((" * ".join(map(str, [known, *(item for item in items if isinstance(item, str))])),), is_scalar=True)
+    factors = [*([known] if known != 1 else []), *filter(is_text, items)]
+    return Sizes((f"({' * '.join(map(str, factors))})" if len(factors) > 1 else (factors or [1])[0],), is_scalar=True)
 
 
 @emits("ConstantOfShape")
