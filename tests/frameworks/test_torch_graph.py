@@ -248,6 +248,14 @@ def test_branches_are_modules_of_their_own_with_native_layers() -> None:
         np.testing.assert_allclose(onnx_outputs(again, given)[0], expected, rtol=0, atol=1e-6)
 
 
+def test_a_power_has_the_dtype_of_its_base() -> None:
+    w = Writer(20)
+    w.output(w.op("Pow", w.input("x", "float32", ["n"]), w.input("y", "float64", ["n"])), "z", "float32")
+    z = bridge.to_torch(w.model())(np.full(3, 2.0, np.float32), np.full(3, 3.0))
+    assert z.dtype == torch.float32
+    assert z.tolist() == [8.0, 8.0, 8.0]
+
+
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row.name)
 def test_every_operator_agrees_with_onnxruntime_as_a_module(row: Row) -> None:
     model = row.model()

@@ -62,6 +62,12 @@ def _commuting(target: Any) -> Rule:
     return rule
 
 
+def _power(site: Site) -> Call | None:
+    """A power has the dtype of its base, for torch only where the exponent's is no other."""
+    given = [value.dtype for at in (0, 1) if (value := site.tensor(at)) is not None]
+    return _binary(torch.pow)(site) if len(set(given)) == 1 else None
+
+
 def _logical(target: Any) -> Rule:
     def rule(site: Site) -> Call | None:
         values = tuple(site.tensor(at) for at in range(len(site.step.inputs)))
@@ -201,7 +207,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType({
     **{name.capitalize(): _unary(getattr(torch, name)) for name in
        ("relu", "sigmoid", "tanh", "exp", "log", "sqrt", "neg", "abs", "floor", "ceil", "erf", "sin", "cos")},
     "Add": _commuting(torch.add), "Mul": _commuting(torch.mul), "Sub": _binary(torch.sub),
-    "Div": _binary(torch.div, scalar=False), "Pow": _binary(torch.pow), "MatMul": _binary(torch.matmul, scalar=False),
+    "Div": _binary(torch.div, scalar=False), "Pow": _power, "MatMul": _binary(torch.matmul, scalar=False),
     "Equal": _binary(torch.eq), "Less": _binary(torch.lt), "LessOrEqual": _binary(torch.le),
     "Greater": _binary(torch.gt), "GreaterOrEqual": _binary(torch.ge),
     "And": _logical(torch.logical_and), "Or": _logical(torch.logical_or), "Not": _logical(torch.logical_not),

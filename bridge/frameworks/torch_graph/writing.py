@@ -52,10 +52,8 @@ def written(program: Program, layers: Layers, reserved: Collection[str]) -> tupl
         if name not in writer.views:
             value = nn.Parameter(torch.tensor(program.parameters[name]))
             places.plain[name] = place(root, clean_path(name), value, reserved)
-    names = {value: name for name, value in ((str(value.name), value) for value in program.block.inputs)}
-    inputs = [value for value in program.block.inputs if value not in program.constants]
-    for value in inputs:
-        level.add_input(value, names[value])
+    for value in writer.inputs:
+        level.add_input(value, str(value.name))
     level.write()
     outputs = tuple(level.tensor(value) for value in program.block.outputs)
     level.graph.output(outputs[0] if len(outputs) == 1 else outputs)
@@ -72,8 +70,8 @@ class _Writer:
         self.built: dict[NativeModule, nn.Module] = {}
         self.views: dict[str, tuple[str, Weight]] = {}
         """Initialisers that native modules hold: path of the parameter, and how it turned."""
-        inputs = [value for value in program.block.inputs if value not in program.constants]
-        self.facts = Facts(self.constants, surely_tensors(program.block, {*inputs, *self.parameters}, layers))
+        self.inputs = [value for value in program.block.inputs if value not in program.constants]
+        self.facts = Facts(self.constants, surely_tensors(program.block, {*self.inputs, *self.parameters}, layers))
 
     def module_of(self, step: Step, level_prefix: str, put: Callable[[nn.Module], str]) -> str | None:
         """The path of the native module that `step` calls, placed by `put`; None where it calls none."""
