@@ -13,6 +13,7 @@ import numpy as np
 from bridge.cell import Cell
 from bridge.errors import BadInput, NotRepresentable, Refused, UsageError
 from bridge.frameworks import conversion
+from bridge.frameworks.checkpoint_files import SUFFIXES
 from bridge.frameworks.door import ExportOptions
 from bridge.graph.finding import INPUTS
 from bridge.graph.interface import Interface, arranged, neutral
@@ -22,9 +23,6 @@ from bridge.ops.program import evaluate
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-ARRAYS = (".npz", ".safetensors", ".pt", ".pth")
-"""Suffixes of files that hold named arrays and nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +97,11 @@ def convert_file(
         found = conversion.cells(source)
         if suffix == ".keras":
             _save_keras(source, found, target)
-        elif suffix in ARRAYS:
+        elif suffix in SUFFIXES:
             used = _save_arrays(found, target, layout or ("torch" if suffix in (".pt", ".pth") else ""), overwrite)
         else:
             raise UsageError(f"cannot write {target.name!r}", where="convert",
-                             expected="a name ending in " + ", ".join((".onnx", ".keras", *ARRAYS)))  # fmt: skip
+                             expected="a name ending in " + ", ".join((".onnx", ".keras", *SUFFIXES)))  # fmt: skip
     return Written(source=source, target=str(target), layers=tuple(found), layouts=tuple(used),
                    bytes=target.stat().st_size)  # fmt: skip
 
@@ -116,7 +114,7 @@ def _refuse_export_options(target: Path, layout: str, external_data: bool | None
     """
     if layout not in ("", "keras"):
         raise UsageError("a Keras file has no layout to choose", where="convert --to", got=layout,
-                         do=f"leave it out, or write the arrays of a layout: {', '.join(ARRAYS)}")  # fmt: skip
+                         do=f"leave it out, or write the arrays of a layout: {', '.join(SUFFIXES)}")  # fmt: skip
     given = [*ExportOptions(**export).given, *([] if external_data is None else ["external_data"])]
     if given:
         raise UsageError("only an ONNX model has these options", where=f"convert {target.name}",
@@ -228,6 +226,9 @@ def named_arrays(found: Mapping[str, Cell], wanted: str) -> tuple[dict[str, np.n
         for half, direction in zip(halves, ("forward", "backward"), strict=False):
             for key, array in fit(layout, half).params.items():
                 if layout in ("torch.LSTM", "torch.GRU", "torch.RNN"):
+                    if cell.direction == "reverse":
+                        raise NotRepresentable("torch has no layer that runs in reverse only", where=name,
+                                               do="write the model: convert it to .onnx")  # fmt: skip
                     arrays[f"{key}_l{at}{'_reverse' * (direction == 'backward')}"] = array
                 else:
                     arrays[".".join([name, *([direction] if len(halves) > 1 else []), key])] = array
