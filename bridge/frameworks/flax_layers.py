@@ -139,13 +139,13 @@ class Reader:
         parts = {"forward_rnn": module.forward_rnn, "backward_rnn": module.backward_rnn}
         for name, rnn in parts.items():
             if type(rnn) is not self.api.RNN:
-                raise Unsupported(f"{name} is {described(rnn)}", where=path, expected=f"{self.name}.RNN")
+                raise Unsupported(f"{name} is {_described(rnn)}", where=path, expected=f"{self.name}.RNN")
         directions = tuple(self.rnn(rnn, f"{path}.{name}") for name, rnn in parts.items())
         return Layer(path=path, module=module, directions=directions, time_major=bool(module.time_major),
                      return_carry=bool(module.return_carry))  # fmt: skip
 
 
-def described(thing: object) -> str:
+def _described(thing: object) -> str:
     """What a refusal calls a module or a function."""
     return getattr(thing, "__name__", None) or type(thing).__name__
 

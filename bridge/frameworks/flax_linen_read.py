@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 
 from bridge.errors import BadInput, Unsupported
 from bridge.frameworks.flax_cells import computed, constant_states, read_cell
-from bridge.frameworks.flax_layers import Direction, Layer, Reader, described
+from bridge.frameworks.flax_layers import Direction, Layer, Reader
 from bridge.frameworks.flax_linen_cells import GRUCell, LSTMCell, OwnCell, RNNCell
 from bridge.frameworks.flax_scan_cells import CONV_LSTM, ConvLSTM
 
@@ -61,26 +61,11 @@ def is_recurrent(module: nn.Module) -> bool:
 
 
 def read_layers(source: tuple[nn.Module, Mapping[str, Any]]) -> list[Layer]:
-    """The layers of an RNN, a Bidirectional, a cell, or a Sequential of RNNs and Bidirectionals.
-
-    Raises:
-        Unsupported: any other module, with the first one in it that is not recurrent named.
-        BadInput: variables that do not fit the module.
-    """
+    """The layers of a module that `is_recurrent`. Raises as `bind` and `Reader.layer`."""
     module = bind(source)
-    if isinstance(module, LAYERS):
-        return [read_layer(module, "cell" if isinstance(module, nn.RNNCellBase) else "rnn")]
-    if type(module) is nn.Sequential and len(module.layers):
-        layers: list[Layer] = []
-        for at, each in enumerate(module.layers):
-            if not isinstance(each, LAYERS):
-                raise Unsupported(f"layers_{at} is {described(each)}: it is no recurrent layer",
-                                  where="nn.Sequential", do="export its recurrent layers one by one")  # fmt: skip
-            layers.append(read_layer(each, f"layers_{at}"))
-        return layers
-    raise Unsupported("this module is not recurrent itself: it is no recurrent layer",
-                      where=type(module).__name__,
-                      do="export its recurrent modules one by one, each with its part of the variables")  # fmt: skip
+    if type(module) is nn.Sequential:
+        return [read_layer(each, f"layers_{at}") for at, each in enumerate(module.layers)]
+    return [read_layer(module, "cell" if isinstance(module, nn.RNNCellBase) else "rnn")]
 
 
 def recurrent_modules(module: nn.Module) -> Iterator[tuple[str, Any]]:

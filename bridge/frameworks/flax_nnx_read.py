@@ -13,7 +13,7 @@ from flax.nnx.nn.recurrent import _concatenate
 
 from bridge.errors import Unsupported
 from bridge.frameworks.flax_cells import constant_states, read_cell
-from bridge.frameworks.flax_layers import Direction, Layer, Reader, described
+from bridge.frameworks.flax_layers import Direction, Layer, Reader
 from bridge.frameworks.flax_nnx_cells import GRUCell, LSTMCell, OwnCell, RNNCell
 
 LAYOUTS: Final = MappingProxyType(
@@ -40,25 +40,10 @@ def is_recurrent(module: nnx.Module) -> bool:
 
 
 def read_layers(module: nnx.Module) -> list[Layer]:
-    """The layers of an RNN, a Bidirectional, a cell, or a Sequential of RNNs and Bidirectionals.
-
-    Raises:
-        Unsupported: any other module, with the first one in it that is not recurrent named.
-    """
-    if isinstance(module, LAYERS):
-        return [read_layer(module, "cell" if isinstance(module, nnx.RNNCellBase) else "rnn")]
-    if type(module) is nnx.Sequential and len(module.layers):
-        layers: list[Layer] = []
-        for at, each in enumerate(module.layers):
-            if not isinstance(each, LAYERS):
-                raise Unsupported(f"layers.{at} is {described(each)}: it is no recurrent layer",
-                                  where="nnx.Sequential", do="export its recurrent layers one by one")  # fmt: skip
-            layers.append(read_layer(each, f"layers.{at}"))
-        return layers
-    paths = [path for path, _ in recurrent_modules(module)]
-    raise Unsupported("this module is not recurrent itself: it is no recurrent layer",
-                      where=type(module).__name__,
-                      do=f"export its recurrent modules one by one: {', '.join(paths)}" if paths else "")  # fmt: skip
+    """The layers of a module that `is_recurrent`. Raises as `Reader.layer`."""
+    if type(module) is nnx.Sequential:
+        return [read_layer(each, f"layers.{at}") for at, each in enumerate(module.layers)]
+    return [read_layer(module, "cell" if isinstance(module, nnx.RNNCellBase) else "rnn")]
 
 
 def recurrent_modules(module: nnx.Module) -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import jax.numpy as jnp
 import numpy as np
@@ -210,7 +210,7 @@ def _directions(
         if not all(term.is_constant for term in params):
             raise Unsupported("the weights of a recurrent layer are computed from the inputs", where=cell.path)
         body = _body(c, cell, params)
-        body, values = _started(c, call, cell, body, own, x)
+        body, values = _started(c, call, cell, body, own)
         found.append(Direction(path=cell.path, kind=cell.kind, body=body))
         given.append(values)
     if len(given) == 2 and (given[0] is None) != (given[1] is None):
@@ -225,7 +225,7 @@ def _both_given(
     at = 0 if given[0] is None else 1
     body: Any = found[at].body
     w = c.w
-    if body.dtype is None or not isinstance(body, Cell):
+    if not isinstance(body, Cell):
         return tuple(found), given
     values = []
     for name in ("initial_h", "initial_c")[: len(found[at].states)]:
@@ -238,9 +238,8 @@ def _both_given(
     return tuple(found), given
 
 
-def _started(c: Lowering, call: Call, cell: CellCall, body: Cell | ScanCell, own: Sequence[Term], x: ir.Value) -> Any:
+def _started(c: Lowering, call: Call, cell: CellCall, body: Cell | ScanCell, own: Sequence[Term]) -> Any:
     """The body with its constant initial states, or the states as values; neither where they are zeros."""
-    del x
     if c.options.states == "inputs" and not call.given:
         if f"{cell.path}.initial_h" in c.w.names[0]:
             raise Unsupported("a layer that is called twice has no one initial state", where=cell.path,
@@ -273,5 +272,3 @@ def _show(c: Lowering, call: Call, direction: Direction, final: Sequence[ir.Valu
 
 
 RULES: Final[Mapping[str, Any]] = MappingProxyType({"bridge_recurrence": lower_recurrence})
-
-Kind = Literal["nnx", "linen"]
