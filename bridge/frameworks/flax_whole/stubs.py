@@ -103,6 +103,37 @@ def call_layer(
     return ys, _carries(stubs, [back(state, 0) for state in results[count:]])
 
 
+def call_rnn(
+    module: Any, own: Stub, x: Any, path: str, *, initial_carry: Any = None, seq_lengths: Any = None,
+    return_carry: Any = None, time_major: Any = None, reverse: Any = None, keep_order: Any = None,
+) -> Any:  # fmt: skip
+    """What an RNN of either API returns, by the primitive."""
+    (y,), (carry,) = call_layer(
+        [own], x, [initial_carry], seq_lengths, path=path, time_major=chosen(time_major, module.time_major),
+        reverse=chosen(reverse, module.reverse), keep_order=chosen(keep_order, module.keep_order),
+    )  # fmt: skip
+    return (carry, y) if chosen(return_carry, module.return_carry) else y
+
+
+def call_bidirectional(
+    module: Any, parts: Sequence[Stub], x: Any, path: str, concatenate: Any, *, initial_carry: Any = None,
+    seq_lengths: Any = None, return_carry: Any = None, time_major: Any = None, reverse: Any = None,
+    keep_order: Any = None,
+) -> Any:  # fmt: skip
+    """What a Bidirectional of either API returns; as there, `reverse` and `keep_order` change nothing."""
+    del reverse, keep_order
+    merged = module.merge_fn is concatenate
+    ys, carries = call_layer(parts, x, initial_carry or (None, None), seq_lengths, path=path,
+                             time_major=chosen(time_major, module.time_major), merged=merged)  # fmt: skip
+    y = ys[0] if merged else module.merge_fn(*ys)
+    return (tuple(carries), y) if chosen(return_carry, module.return_carry) else y
+
+
+def chosen(value: Any, default: Any) -> bool:
+    """An option of a call, the module's own where it is None."""
+    return bool(default if value is None else value)
+
+
 def call_step(each: Stub, x: Any, carry: Any) -> tuple[Any, Any]:
     """Bind the primitive for one step of a cell over x [*batch, ...]: the native carry and the output."""
     batch = x.shape[: x.ndim - each.feature_axes]

@@ -15,7 +15,17 @@ from bridge.frameworks.flax_cells import read_cell
 from bridge.frameworks.flax_linen_read import LAYOUTS, LIFTING, conv_lstm, parameters
 from bridge.frameworks.flax_scan_cells import CONV_LSTM
 from bridge.frameworks.flax_whole.norms import layer_norm
-from bridge.frameworks.flax_whole.stubs import BATCH, DROPS, Stub, call_layer, call_step, dtype_fits, stub, training
+from bridge.frameworks.flax_whole.stubs import (
+    BATCH,
+    DROPS,
+    Stub,
+    call_bidirectional,
+    call_rnn,
+    call_step,
+    dtype_fits,
+    stub,
+    training,
+)
 from bridge.frameworks.flax_whole.walk import MARK
 
 
@@ -84,47 +94,23 @@ def _layer_stub(rnn: Any, path: str, key: Any) -> Stub | None:
     return _stub(rnn.cell, path, key)
 
 
-def _chosen(value: Any, default: Any) -> bool:
-    return bool(default if value is None else value)
-
-
-def _rnn(
-    module: Any, original: Any, inputs: Any, *, initial_carry: Any = None, init_key: Any = None,
-    seq_lengths: Any = None, return_carry: Any = None, time_major: Any = None, reverse: Any = None,
-    keep_order: Any = None,
-) -> Any:  # fmt: skip
+def _rnn(module: Any, original: Any, inputs: Any, *, init_key: Any = None, **options: Any) -> Any:
     path = _path(module, "rnn")
     own = _layer_stub(module, path, init_key)
     if own is None or not dtype_fits([own], inputs):
-        return original(inputs, initial_carry=initial_carry, init_key=init_key, seq_lengths=seq_lengths,
-                        return_carry=return_carry, time_major=time_major, reverse=reverse, keep_order=keep_order
-                        )  # fmt: skip
-    (y,), (carry,) = call_layer(
-        [own], inputs, [initial_carry], seq_lengths, path=path, time_major=_chosen(time_major, module.time_major),
-        reverse=_chosen(reverse, module.reverse), keep_order=_chosen(keep_order, module.keep_order),
-    )  # fmt: skip
-    return (carry, y) if _chosen(return_carry, module.return_carry) else y
+        return original(inputs, init_key=init_key, **options)
+    return call_rnn(module, own, inputs, path, **options)
 
 
-def _bidirectional(
-    module: Any, original: Any, inputs: Any, *, initial_carry: Any = None, init_key: Any = None,
-    seq_lengths: Any = None, return_carry: Any = None, time_major: Any = None, reverse: Any = None,
-    keep_order: Any = None,
-) -> Any:  # fmt: skip
+def _bidirectional(module: Any, original: Any, inputs: Any, *, init_key: Any = None, **options: Any) -> Any:
     path = _path(module, "rnn")
     keys = (None, None) if init_key is None else tuple(jax.random.split(init_key))
     parts = [_layer_stub(module.forward_rnn, f"{path}.forward_rnn", keys[0]),
              _layer_stub(module.backward_rnn, f"{path}.backward_rnn", keys[1])]  # fmt: skip
     stubs = [part for part in parts if part is not None]
     if len(stubs) < 2 or not dtype_fits(stubs, inputs):
-        return original(inputs, initial_carry=initial_carry, init_key=init_key, seq_lengths=seq_lengths,
-                        return_carry=return_carry, time_major=time_major, reverse=reverse, keep_order=keep_order
-                        )  # fmt: skip
-    merged = module.merge_fn is _concatenate
-    ys, carries = call_layer(stubs, inputs, initial_carry or (None, None), seq_lengths, path=path,
-                             time_major=_chosen(time_major, module.time_major), merged=merged)  # fmt: skip
-    y = ys[0] if merged else module.merge_fn(*ys)
-    return (tuple(carries), y) if _chosen(return_carry, module.return_carry) else y
+        return original(inputs, init_key=init_key, **options)
+    return call_bidirectional(module, stubs, inputs, path, _concatenate, **options)
 
 
 def _cell(module: Any, original: Any, carry: Any, inputs: Any) -> Any:

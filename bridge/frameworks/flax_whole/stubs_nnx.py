@@ -14,7 +14,18 @@ from flax.nnx.nn.recurrent import _concatenate
 from bridge.frameworks.flax_cells import read_cell
 from bridge.frameworks.flax_nnx_read import LAYOUTS, parameters
 from bridge.frameworks.flax_whole.norms import layer_norm
-from bridge.frameworks.flax_whole.stubs import BATCH, DROPS, Stub, call_layer, call_step, dtype_fits, stub, training
+from bridge.frameworks.flax_whole.stubs import (
+    BATCH,
+    DROPS,
+    Stub,
+    call_bidirectional,
+    call_rnn,
+    call_step,
+    chosen,
+    dtype_fits,
+    stub,
+    training,
+)
 from bridge.frameworks.flax_whole.walk import MARK
 
 PATH = "bridge_path"
@@ -86,30 +97,15 @@ def _layer_stub(rnn: Any, path: str, rngs: Any) -> Stub | None:
     return _stub(rnn.cell, path, rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs)
 
 
-def _chosen(value: Any, default: Any) -> bool:
-    return bool(default if value is None else value)
-
-
-def _rnn(
-    self: Any, original: Any, inputs: Any, *, initial_carry: Any = None, seq_lengths: Any = None,
-    return_carry: Any = None, time_major: Any = None, reverse: Any = None, keep_order: Any = None, rngs: Any = None,
-) -> Any:  # fmt: skip
+def _rnn(self: Any, original: Any, inputs: Any, *, rngs: Any = None, **options: Any) -> Any:
     path = _path(self, "rnn")
     own = _layer_stub(self, path, rngs)
     if own is None or not dtype_fits([own], inputs):
-        return original(self, inputs, initial_carry=initial_carry, seq_lengths=seq_lengths, return_carry=return_carry,
-                        time_major=time_major, reverse=reverse, keep_order=keep_order, rngs=rngs)  # fmt: skip
-    (y,), (carry,) = call_layer(
-        [own], inputs, [initial_carry], seq_lengths, path=path, time_major=_chosen(time_major, self.time_major),
-        reverse=_chosen(reverse, self.reverse), keep_order=_chosen(keep_order, self.keep_order),
-    )  # fmt: skip
-    return (carry, y) if _chosen(return_carry, self.return_carry) else y
+        return original(self, inputs, rngs=rngs, **options)
+    return call_rnn(self, own, inputs, path, **options)
 
 
-def _bidirectional(
-    self: Any, original: Any, inputs: Any, *, initial_carry: Any = None, rngs: Any = None, seq_lengths: Any = None,
-    return_carry: Any = None, time_major: Any = None, reverse: Any = None, keep_order: Any = None,
-) -> Any:  # fmt: skip
+def _bidirectional(self: Any, original: Any, inputs: Any, *, rngs: Any = None, **options: Any) -> Any:
     path = _path(self, "rnn")
     source = self.rngs if rngs is None else rngs
     source = source.carry if isinstance(source, nnx.Rngs) else source
@@ -117,14 +113,8 @@ def _bidirectional(
              _layer_stub(self.backward_rnn, f"{path}.backward_rnn", source)]  # fmt: skip
     stubs = [part for part in parts if part is not None]
     if len(stubs) < 2 or not dtype_fits(stubs, inputs):
-        return original(self, inputs, initial_carry=initial_carry, rngs=rngs, seq_lengths=seq_lengths,
-                        return_carry=return_carry, time_major=time_major, reverse=reverse, keep_order=keep_order
-                        )  # fmt: skip
-    merged = self.merge_fn is _concatenate
-    ys, carries = call_layer(stubs, inputs, initial_carry or (None, None), seq_lengths, path=path,
-                             time_major=_chosen(time_major, self.time_major), merged=merged)  # fmt: skip
-    y = ys[0] if merged else self.merge_fn(*ys)
-    return (tuple(carries), y) if _chosen(return_carry, self.return_carry) else y
+        return original(self, inputs, rngs=rngs, **options)
+    return call_bidirectional(self, stubs, inputs, path, _concatenate, **options)
 
 
 def _cell(self: Any, original: Any, carry: Any, inputs: Any) -> Any:
@@ -143,12 +133,12 @@ def _layer_norm(self: Any, original: Any, x: Any, *, mask: Any = None) -> Any:
 
 
 def _dropout(self: Any, original: Any, inputs: Any, *, deterministic: Any = None, rngs: Any = None) -> Any:
-    if not _chosen(deterministic, self.deterministic) and self.rate > 0:
+    if not chosen(deterministic, self.deterministic) and self.rate > 0:
         raise training(DROPS, _path(self, "Dropout"), "call model.eval() before the export")
     return original(self, inputs, deterministic=True, rngs=rngs)
 
 
 def _norm(self: Any, original: Any, x: Any, use_running_average: Any = None, *, mask: Any = None) -> Any:
-    if not _chosen(use_running_average, self.use_running_average):
+    if not chosen(use_running_average, self.use_running_average):
         raise training(BATCH, _path(self, "BatchNorm"), "call model.eval() before the export")
     return original(self, x, use_running_average, mask=mask)
