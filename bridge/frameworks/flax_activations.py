@@ -51,16 +51,27 @@ def function_of(meaning: Activation | str, where: str) -> Callable[..., Any]:
     """
     import jax
 
+    name, keywords = spelled(meaning, where)
+    function: Callable[..., Any] = getattr(jax.nn, name)
+    return functools.partial(function, **keywords) if keywords else function
+
+
+def spelled(meaning: Activation | str, where: str) -> tuple[str, dict[str, float]]:
+    """The name in jax.nn of what computes `meaning`, and the keyword that it takes where it is not its default.
+
+    Raises:
+        NotRepresentable: jax.nn has no such function.
+    """
     from bridge.layout import activation
 
     name = activation("flax", meaning) if isinstance(meaning, Activation) else meaning
     if isinstance(name, str):
-        function: Callable[..., Any] = getattr(jax.nn, name)
-        return function
+        return name, {}
     for name, keyword in KEYWORDS.items():
         base = activation("flax", name)
-        if isinstance(base, Activation) and isinstance(meaning, Activation) and base.name == meaning.name:
-            return functools.partial(getattr(jax.nn, name), **{keyword: meaning.alpha})
+        if isinstance(meaning, Activation) and isinstance(base, Activation) and meaning.alpha is not None \
+                and base.name == meaning.name:  # fmt: skip
+            return name, {keyword: meaning.alpha}
     raise NotRepresentable(f"jax.nn has no function that computes {meaning}", where=where)
 
 

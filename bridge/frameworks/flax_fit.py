@@ -33,6 +33,12 @@ class NativeCell:
     cell: Cell
     """The forward Cell, without initial states."""
 
+    @property
+    def carry_options(self) -> dict[str, Any]:
+        """What tells bridge's own cell how it learns its carry; nothing for one that begins from zeros."""
+        carry = self.params.get("initial_h")
+        return {} if carry is None else {"learned_carry": True, "carry_batch": len(carry) if carry.ndim == 2 else None}
+
 
 def fit_cell(cell: Cell, api: Api, *, preferred: str = "", own_cells: bool = True) -> NativeCell:
     """The cell that holds the recurrence of one direction: native, or bridge's own with `own_cells`.

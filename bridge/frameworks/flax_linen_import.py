@@ -177,12 +177,6 @@ def empty_cell(native: NativeCell, **more: Any) -> Any:
     return CLASSES[native.layout](cell.hidden_size, param_dtype=cell.dtype, **given)
 
 
-def own_carry(native: NativeCell) -> dict[str, Any]:
-    """The fields of bridge's own cell that say how it learns its carry."""
-    carry = native.params.get("initial_h")
-    return {} if carry is None else {"learned_carry": True, "carry_batch": len(carry) if carry.ndim == 2 else None}
-
-
 def _conv_cell(native: ConvCell) -> nn.ConvLSTMCell:
     options = dict(native.options)
     padding = options.pop("padding")

@@ -15,7 +15,7 @@ from bridge.frameworks.flax_assign import Places, Writes
 from bridge.frameworks.flax_cells import layout_options
 from bridge.frameworks.flax_fit import NativeCell, fit_with_carry, refit
 from bridge.frameworks.flax_linen_cells import OwnCell
-from bridge.frameworks.flax_linen_import import empty_cell, nested, own_carry
+from bridge.frameworks.flax_linen_import import empty_cell, nested
 from bridge.frameworks.flax_linen_read import LAYERS, LAYOUTS, bind, parameters, recurrent_modules
 
 Pair = tuple[nn.Module, Mapping[str, Any]]
@@ -46,7 +46,7 @@ def _build_layer(cell: Cell, own_cells: bool) -> tuple[nn.Module, dict[str, Any]
 
 
 def _empty(native: NativeCell) -> Any:
-    return empty_cell(native, **own_carry(native))
+    return empty_cell(native, **native.carry_options)
 
 
 def assign_cells(model: Pair, mapping: Mapping[str, Cell | Sequence[Cell]]) -> Pair:

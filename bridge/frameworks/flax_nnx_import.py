@@ -99,9 +99,7 @@ def grow(owner: nnx.Module, tree: Mapping[str, Any]) -> None:
 
 def native_cell(native: NativeCell) -> Any:
     """The nnx cell of `native`, its parameters in place."""
-    carry = native.params.get("initial_h")
-    more = {} if carry is None else {"learned_carry": True, "carry_batch": len(carry) if carry.ndim == 2 else None}
-    cell = empty_cell(native.layout, native.options, native.cell, **more)
+    cell = empty_cell(native.layout, native.options, native.cell, **native.carry_options)
     for name, value in native.params.items():
         functools.reduce(getattr, name.split("."), cell).set_value(device_array(value))
     return cell

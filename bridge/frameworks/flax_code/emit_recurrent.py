@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from bridge.cell import Activation, Cell
-from bridge.errors import Unsupported
+from bridge.frameworks.flax_activations import spelled
 from bridge.frameworks.flax_code.code import Code, literal
 from bridge.frameworks.flax_code.emit_layers import layer_call
 from bridge.frameworks.flax_code.emit_shape import size
@@ -163,18 +163,12 @@ def _option(code: Code, value: object) -> str:
 
 def _function(code: Code, value: str | Activation) -> str:
     """An activation of a native cell, as a function of jax.nn."""
-    from bridge.frameworks.flax_activations import KEYWORDS
-    from bridge.layout import activation
-
-    name = activation("flax", value) if isinstance(value, Activation) else value
-    if isinstance(name, str):
+    name, keywords = spelled(value, "flax-code")
+    if not keywords:
         return "jnp.tanh" if name == "tanh" else f"jax.nn.{name}"
-    for name, keyword in KEYWORDS.items():
-        base = activation("flax", name)
-        if isinstance(base, Activation) and isinstance(value, Activation) and base.name == value.name:
-            code.imports.add("import functools")
-            return f"functools.partial(jax.nn.{name}, {keyword}={literal(np.float32(value.alpha))})"
-    raise Unsupported("jax.nn has no function that computes an activation", where="flax-code", got=value)
+    code.imports.add("import functools")
+    ((keyword, number),) = keywords.items()
+    return f"functools.partial(jax.nn.{name}, {keyword}={literal(np.float32(number))})"
 
 
 def _outputs(run: Run) -> tuple[Tensor, ...]:
