@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,13 +13,10 @@ from bridge.cell import Activation, Cell
 from bridge.errors import NotRepresentable, UsageError
 from bridge.frameworks import keras_graph
 from bridge.frameworks.keras_activations import function_of, legacy_name, name_of, onnx_activation
-from bridge.frameworks.keras_read import LAYOUTS, Direction, is_cell, is_recurrent, read_layers
+from bridge.frameworks.keras_read import LAYOUTS, NATIVE, Direction, is_cell, is_recurrent, read_layers
 
 if TYPE_CHECKING:
     from bridge.layout.writing import Fit
-
-NATIVE: Final = MappingProxyType({"LSTM": "LSTM", "GRU": "GRU", "RNN": "SimpleRNN"})
-"""The Keras layer of each operator."""
 
 KEYS: Final = ("kernel", "recurrent_kernel", "bias")
 """Parameters of a native cell in the order of its weights."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from bridge.errors import BadInput
 from bridge.frameworks import keras_graph
-from bridge.frameworks.keras_export import call_arguments, input_shape, nested_outputs
+from bridge.frameworks.keras_export import call_arguments, final_name, input_shape, nested_outputs
 from bridge.frameworks.keras_read import Layer, is_cell, is_recurrent, keras_array, read_layer
 from bridge.frameworks.keras_whole.calls import masks_may_end, open_sizes
 from bridge.frameworks.keras_write import Written
@@ -66,10 +66,6 @@ def _mask(lengths: np.ndarray, time: int) -> np.ndarray:
     return np.arange(time)[None, :] < np.asarray(lengths)[:, None]
 
 
-def _final_names(layer: Layer) -> list[str]:
-    return [f"{name[0]}_n{name[1:]}" for name in layer.state_names]
-
-
 def twin(source: Any, layer: Layer) -> Any:
     """A layer of the same class and weights that returns its states and keeps none of its own."""
     config = source.get_config()
@@ -110,7 +106,7 @@ def _execute_layer(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, An
     values = keras.tree.flatten(twin(source, layer)(keras.ops.convert_to_tensor(x), **_arguments(states, mask)))
     outputs, finals = _split_outputs(layer, values)
     return dict(zip(("output", "output_backward"), outputs, strict=False)) | dict(
-        zip(_final_names(layer), finals, strict=True)
+        zip(map(final_name, layer.state_names), finals, strict=True)
     )
 
 
@@ -126,7 +122,7 @@ def _execute_cell(source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any
     else:
         initial = [keras.ops.convert_to_tensor(state) for state in states]
     _, finals = source(x, initial if isinstance(initial, list) else [initial])
-    return dict(zip(_final_names(layer), keras.tree.flatten(finals), strict=True))
+    return dict(zip(map(final_name, layer.state_names), keras.tree.flatten(finals), strict=True))
 
 
 def _execute_model(model: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -176,7 +172,9 @@ def _execute_exposed(
         values = keras.tree.flatten(twin(operation, layer)(sequence, **arguments))
         outputs, final = _split_outputs(layer, values)
         if exposed:
-            finals.update({f"{path}.{name}": value for name, value in zip(_final_names(layer), final, strict=True)})
+            finals.update(
+                {f"{path}.{name}": value for name, value in zip(map(final_name, layer.state_names), final, strict=True)}
+            )
         if layer.sequences:
             kept.extend(outputs)
             mask_of.update({id(output): mask for output in outputs})

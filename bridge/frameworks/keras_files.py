@@ -46,6 +46,15 @@ def open_file(path: str, custom_objects: Mapping[str, type] | None) -> Loaded:
 
         return load_legacy(path, custom_objects)
     _check_archive(path, custom_objects or {})
+    return loaded_by_keras(path, custom_objects)
+
+
+def loaded_by_keras(path: str, custom_objects: Mapping[str, type] | None) -> Loaded:
+    """What Keras itself makes of a file, once nothing in it is code.
+
+    Raises:
+        BadInput: Keras cannot load it.
+    """
     import keras
 
     from bridge.frameworks import keras_registered  # noqa: F401 (registered with Keras by importing)
@@ -55,7 +64,8 @@ def open_file(path: str, custom_objects: Mapping[str, type] | None) -> Loaded:
             model = keras.saving.load_model(
                 path, custom_objects=dict(custom_objects or {}), compile=False, safe_mode=True
             )
-    except (ValueError, TypeError, KeyError, OSError, AttributeError, IndexError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, LookupError, OSError, AttributeError, NotImplementedError, zipfile.BadZipFile
+            ) as error:  # fmt: skip
         raise BadInput(f"Keras cannot load this file: {error}", where=path) from error
     return Loaded(model)
 

@@ -14,6 +14,7 @@ from bridge.cell import Cell
 from bridge.errors import BadInput, Unsupported
 from bridge.frameworks import keras_build
 from bridge.frameworks.keras_activations import function_of
+from bridge.frameworks.keras_read import NATIVE, OPERATORS
 from bridge.frameworks.keras_scan import LAYER, OWN_LAYOUTS, from_convolution
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from bridge.frameworks.keras_functional import Layers
 
-NATIVE_SCANS = ("LSTM", "GRU", "SimpleRNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+NATIVE_SCANS = (*NATIVE.values(), "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 """Keras layers that bridge writes as a Scan."""
 
 
@@ -297,7 +298,7 @@ def _layer_of_scan(model: ir.Model, node: ir.Node, name: str) -> tuple[Any, bool
         layer.build((None, None, *(shape if channels_last else (shape[-1], *shape[:-1]))))
         params = {key: from_convolution(array) for key, array in arrays.items()}
     else:
-        op = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "RNN"}[kind]
+        op = OPERATORS[f"{kind}Cell"]
         extra = {"linear_before_reset": bool(options["reset_after"])} if op == "GRU" else {}
         given = {"use_bias": "input_bias" in arrays, **extra}
         cell = layout.read_params(OWN_LAYOUTS[op], arrays, **given)

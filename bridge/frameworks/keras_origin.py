@@ -12,8 +12,8 @@ import numpy as np
 from bridge.errors import Unsupported, UsageError
 from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.keras_native import Native
-from bridge.frameworks.keras_read import keras_array, read_layer
-from bridge.frameworks.keras_scan import LAYER, OWN_LAYOUTS
+from bridge.frameworks.keras_read import LAYOUTS, OPERATORS, keras_array, read_layer, weights_of
+from bridge.frameworks.keras_scan import LAYER, OWN_LAYOUTS, to_convolution
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -81,25 +81,16 @@ class Origin:
         stored: dict[str, str] = json.loads(node.metadata_props[LAYER])["weights"]
         cell = layer.cell
         if type(cell).__name__ == "ConvLSTMCell":
-            arrays = {key: _as_convolution(keras_array(getattr(cell, key))) for key in stored}
+            arrays = {key: to_convolution(keras_array(getattr(cell, key))) for key in stored}
         else:
-            op = {"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "RNN"}[type(cell).__name__]
-            keys = ("kernel", "recurrent_kernel", *(("bias",) if cell.use_bias else ()))
+            op = OPERATORS[type(cell).__name__]
             options = {"reset_after": bool(cell.reset_after)} if op == "GRU" else {}
-            kind = {"RNN": "SimpleRNN"}.get(op, op)
-            held = layout.read_params(
-                f"keras.{kind}", {key: keras_array(getattr(cell, key)) for key in keys}, **options
-            )
+            held = layout.read_params(LAYOUTS[op], weights_of(cell, name), **options)
             arrays = dict(layout.write_params(OWN_LAYOUTS[op], held))
         if set(stored) - set(arrays):
             raise Unsupported("a weight of this Scan cannot be put back", where=name,
                               got=", ".join(set(stored) - set(arrays)))  # fmt: skip
         return {stored[key]: arrays[key] for key in stored}
-
-
-def _as_convolution(array: np.ndarray) -> np.ndarray:
-    """A kernel [*window, in, out] as Conv has it, [out, in, *window]."""
-    return np.ascontiguousarray(np.moveaxis(array, (-1, -2), (0, 1))) if array.ndim > 1 else array
 
 
 def _inputs_of(layer: Any) -> dict[int, np.ndarray]:

@@ -19,10 +19,13 @@ from bridge.cell import Cell, Op
 from bridge.errors import BadInput, NotRepresentable, Unsupported
 from bridge.frameworks.keras_activations import name_of, onnx_activation
 
-OPERATORS: Final = MappingProxyType({"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "RNN"})
+NATIVE: Final[Mapping[str, str]] = MappingProxyType({"LSTM": "LSTM", "GRU": "GRU", "RNN": "SimpleRNN"})
+"""The Keras layer of each ONNX operator."""
+
+OPERATORS: Final[Mapping[str, str]] = MappingProxyType({f"{layer}Cell": op for op, layer in NATIVE.items()})
 """ONNX operator of each native Keras cell."""
 
-LAYOUTS: Final = MappingProxyType({"LSTM": "keras.LSTM", "GRU": "keras.GRU", "RNN": "keras.SimpleRNN"})
+LAYOUTS: Final[Mapping[str, str]] = MappingProxyType({op: f"keras.{layer}" for op, layer in NATIVE.items()})
 """Where Keras keeps each operator's gates: the names of the layouts."""
 
 LAYER_METHODS: Final = ("call", "inner_loop", "build", "get_initial_state")

@@ -16,7 +16,7 @@ import numpy as np
 from bridge.cell import Cell
 from bridge.errors import Unsupported
 from bridge.frameworks.keras_activations import write_activation
-from bridge.frameworks.keras_read import Direction, weights_of
+from bridge.frameworks.keras_read import NATIVE, Direction, weights_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -97,7 +97,7 @@ def _metadata(direction: Direction, weights: dict[str, str], name: str) -> dict[
     cell = direction.keras_cell
     kind = next(base.__name__ for base in type(direction.layer).__mro__ if base.__module__.startswith("keras."))
     if direction.cell is not None:
-        kind = {"LSTM": "LSTM", "GRU": "GRU", "RNN": "SimpleRNN"}[direction.cell.op]
+        kind = NATIVE[direction.cell.op]
         options: dict[str, Any] = {"units": cell.units}
         if direction.cell.op == "GRU":
             options["reset_after"] = bool(cell.reset_after)
@@ -184,17 +184,16 @@ def _split(b: Writer, gates: ir.Value, cell: Cell) -> dict[str, ir.Value]:
 
 def convolution_arrays(direction: Direction, name: str) -> dict[str, np.ndarray]:
     """Keras' kernels [*k, C, 4F] as ONNX's Conv wants them, [4F, C, *k], and the bias [4F]."""
-    params = weights_of(direction.keras_cell, name)
-    return {key: np.ascontiguousarray(_to_convolution(array)) if array.ndim > 1 else array
-            for key, array in params.items()}  # fmt: skip
+    return {key: to_convolution(array) for key, array in weights_of(direction.keras_cell, name).items()}
 
 
-def _to_convolution(kernel: np.ndarray) -> np.ndarray:
-    return np.moveaxis(kernel, (-1, -2), (0, 1))
+def to_convolution(array: np.ndarray) -> np.ndarray:
+    """One kernel as ONNX's Conv wants it; a bias as it is."""
+    return np.ascontiguousarray(np.moveaxis(array, (-1, -2), (0, 1))) if array.ndim > 1 else array
 
 
 def from_convolution(array: np.ndarray) -> np.ndarray:
-    """The inverse of `convolution_arrays` for one array."""
+    """The inverse of `to_convolution`."""
     return np.ascontiguousarray(np.moveaxis(array, (0, 1), (-1, -2))) if array.ndim > 1 else array
 
 

@@ -139,16 +139,13 @@ def _write_direction(
     own = initial_of(layer, at, initial)
     value = x.in_order(channels(direction, x.rank))
     if direction.node is not None:
-        states: dict[str, Any] = {
-            f"initial_{letter}": w.unsqueeze(state, 0) for letter, state in zip("hc", own or (), strict=False)
-        }
-        Y, *states_ = w.recurrent(direction.node, value, lengths=None if mask is None else mask.lengths, name=name,
-                                 form=form, **states)  # fmt: skip
-        kept = tuple(w.squeeze(state, 0) for state in states_ if state is not None)
+        Y, *finals = w.recurrent(direction.node, value, lengths=None if mask is None else mask.lengths, name=name,
+                                 form=form, **node_states(w, own))  # fmt: skip
+        kept = tuple(w.squeeze(state, 0) for state in finals if state is not None)
         return Run(direction, w.squeeze(Y, 1) if layer.sequences else Y, kept, own)
     steps = None if mask is None else mask.valid(value)
-    y, finals = write_scan(w, direction, x, own, steps, name)
-    return Run(direction, y, finals, own)
+    y, ends = write_scan(w, direction, x, own, steps, name)
+    return Run(direction, y, ends, own)
 
 
 def write_scan(
@@ -215,14 +212,21 @@ def _bidirectional(
     cell = layer.joined
     if cell is None:
         raise Unsupported("the directions cannot be one node", where=layer.name)
-    count = layer.directions[0].num_states
-    states: dict[str, Any] = {} if initial is None else {
-        f"initial_{'hc'[at]}": w.concat([w.unsqueeze(initial[at], 0), w.unsqueeze(initial[count + at], 0)], 0)
-        for at in range(count)
-    }  # fmt: skip
     Y, *finals = w.recurrent(cell, x.in_order((1, 0, 2)), lengths=None if mask is None else mask.lengths,
-                             name=layer.name, form=form, **states)  # fmt: skip
+                             name=layer.name, form=form, **pair_states(w, initial))  # fmt: skip
     return Y, [final for final in finals if final is not None]
+
+
+def node_states(w: Writer, initial: Sequence[ir.Value] | None) -> dict[str, Any]:
+    """The states of one direction as its node takes them, [1, N, H] by name; none for None."""
+    return {f"initial_{letter}": w.unsqueeze(state, 0) for letter, state in zip("hc", initial or (), strict=False)}
+
+
+def pair_states(w: Writer, initial: Sequence[ir.Value] | None) -> dict[str, Any]:
+    """The states of two directions, forward first, as their one node takes them, [2, N, H] by name; none for None."""
+    states = initial or ()
+    pairs = zip("hc", states, states[len(states) // 2 :], strict=False)
+    return {f"initial_{letter}": w.concat([w.unsqueeze(each, 0) for each in both], 0) for letter, *both in pairs}
 
 
 # ---------------------------------------------------------------------- masked steps

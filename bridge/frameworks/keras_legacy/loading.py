@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bridge.errors import BadInput, Unsupported
-from bridge.frameworks.keras_files import Loaded, check_classes
+from bridge.frameworks.keras_files import Loaded, check_classes, loaded_by_keras
 from bridge.frameworks.keras_h5_files import FileVersion, file_version, model_document, refuse_links
 
 MALFORMED = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
@@ -41,7 +41,10 @@ def load_legacy(path: str, custom_objects: Mapping[str, Any] | None = None) -> L
             version, document = file_version(file), model_document(file, path)
             if document is not None and version.numbers[:1] < (3,):
                 return _whole(file, path, document, version, custom_objects or {})
-        return _by_keras(path, document, custom_objects) if document is not None else _weights_alone(path)
+        if document is None:
+            return _weights_alone(path)
+        check_classes(document, path, custom_objects or {})
+        return loaded_by_keras(path, custom_objects)
     except (OSError, RuntimeError, KeyError, RecursionError) as error:
         raise BadInput(
             "not a readable h5 file", where=path, got=str(error), do="check the path, or save it again"
@@ -66,22 +69,6 @@ def _whole(file: Any, path: str, document: Any, version: FileVersion, custom_obj
         raise BadInput(f"the configuration is malformed: {error}", where=path) from error
     fill(built, weights, path)
     return Loaded(built.layer, tuple(dict.fromkeys(scope.notes)))
-
-
-def _by_keras(path: str, document: Any, custom_objects: Mapping[str, Any] | None) -> Loaded:
-    """A file of Keras 3 itself, once nothing in it is code."""
-    import keras
-
-    from bridge.frameworks import keras_registered  # noqa: F401 (registered with Keras by importing)
-    from bridge.frameworks.keras_read import no_copy_warning
-
-    check_classes(document, path, custom_objects or {})
-    try:
-        with no_copy_warning():
-            model = keras.saving.load_model(path, custom_objects=dict(custom_objects or {}), compile=False)
-    except (ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
-        raise BadInput(f"Keras cannot load this file: {error}", where=path) from error
-    return Loaded(model)
 
 
 # ---------------------------------------------------------------------- weights alone

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from bridge.frameworks.keras_write import (
     leads_with_initial,
     learned_states,
     merge,
+    node_states,
+    pair_states,
     time_major,
     write_layer,
     write_scan,
@@ -121,12 +123,8 @@ Held = tuple["ir.Value", Sequence["ir.Value"]]
 def _held(w: Writer, layer: Layer, x: Series, initial: Sequence[ir.Value] | None, mask: StepMask) -> list[Held]:
     """Outputs [T, N, ...] and final states of each direction; a masked step outputs the h that it keeps."""
     if layer.joined is not None:
-        count = layer.directions[0].num_states
-        states: dict[str, Any] = {} if initial is None else {
-            f"initial_{'hc'[at]}": w.concat([w.unsqueeze(initial[at], 0), w.unsqueeze(initial[count + at], 0)], 0)
-            for at in range(count)
-        }  # fmt: skip
-        Y, *finals = w.recurrent(layer.joined, x.in_order((1, 0, 2)), name=layer.name, valid=mask.valid, **states)
+        Y, *finals = w.recurrent(layer.joined, x.in_order((1, 0, 2)), name=layer.name, valid=mask.valid,
+                                 **pair_states(w, initial))  # fmt: skip
         return [(w.take(Y, at, 1), [w.take(final, at, 0) for final in finals if final is not None])
                 for at in range(2)]  # fmt: skip
     found: list[Held] = []
@@ -135,8 +133,8 @@ def _held(w: Writer, layer: Layer, x: Series, initial: Sequence[ir.Value] | None
         if direction.node is None:
             found.append(write_scan(w, direction, x, own, mask.valid, name, hold=not zeros_masked(direction)))
             continue
-        states = {f"initial_{letter}": w.unsqueeze(state, 0) for letter, state in zip("hc", own or (), strict=False)}
-        Y, *finals = w.recurrent(direction.node, x.in_order((1, 0, 2)), name=name, valid=mask.valid, **states)
+        Y, *finals = w.recurrent(direction.node, x.in_order((1, 0, 2)), name=name, valid=mask.valid,
+                                 **node_states(w, own))  # fmt: skip
         found.append((w.squeeze(Y, 1), [w.squeeze(final, 0) for final in finals if final is not None]))
     return found
 
