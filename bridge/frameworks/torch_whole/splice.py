@@ -18,7 +18,7 @@ from bridge.errors import Unsupported
 from bridge.frameworks.stack import Stack
 from bridge.frameworks.stack_export import state_names, state_shape, write_layer, write_layers
 from bridge.frameworks.torch_whole.loops import COUNTS
-from bridge.frameworks.torch_whole.ops import FULL, GENERAL
+from bridge.frameworks.torch_whole.ops import GENERAL, LONGEST
 from bridge.frameworks.torch_whole.rolling import Chain, Rolling, Series
 from bridge.graph.stubs import DOMAIN
 
@@ -247,9 +247,10 @@ class Splice:
             y = w.typed(w.op("Where", valid, y, _scalar(w, value, y)), y.shape)
         elif not known.clean:
             y = zero_past(w, y, known.lengths)
-        if stub.attributes["mode"] != FULL:
-            longest = w.unsqueeze(total, 0) if stub.attributes["mode"] == GENERAL else _longest(w, known.lengths)
-            y = self._resized(w, y, longest, value) if stub.attributes["mode"] == GENERAL else _until(w, y, longest)
+        if stub.attributes["mode"] == GENERAL:
+            y = self._resized(w, y, w.unsqueeze(total, 0), value)
+        elif stub.attributes["mode"] == LONGEST:
+            y = _until(w, y, _longest(w, known.lengths))
         return [w.transpose(y, (1, 0, *range(2, rank))) if stub.attributes["batch_axis"] == 0 else y]
 
     def _resized(self, w: Writer, y: ir.Value, total: ir.Value, value: float) -> ir.Value:
