@@ -64,6 +64,7 @@ def present_model(graph: Graph, held: Held, options: ExportOptions) -> ir.Model:
 
 def _changed_inputs(leaves: Sequence[NativeCell], held: Sequence[Mapping[str, Any]]) -> dict[int, np.ndarray]:
     """W, R, B and P of a node by input position; nothing where its cells hold what they were made with."""
+    from bridge.graph.updating import weight_inputs
     from bridge.layout import read_params
 
     now = [{name: np.asarray(value) for name, value in params.items()} for params in held]
@@ -71,9 +72,7 @@ def _changed_inputs(leaves: Sequence[NativeCell], held: Sequence[Mapping[str, An
            for name in params):  # fmt: skip
         return {}
     halves = [read_params(leaf.layout, params, **leaf.options) for leaf, params in zip(leaves, now, strict=True)]
-    cell = halves[0] if len(halves) == 1 else Cell.join(halves[0], halves[1])
-    arrays = {1: cell.W, 2: cell.R, 3: cell.B, 7: cell.P}
-    return {at: array for at, array in arrays.items() if array is not None}
+    return weight_inputs(halves[0] if len(halves) == 1 else Cell.join(*halves))
 
 
 def _module_weights(module: NativeModule, held: HeldModule) -> dict[str, np.ndarray]:

@@ -95,10 +95,10 @@ class Origin:
 
 def _inputs_of(layer: Any) -> dict[int, np.ndarray]:
     """W, R, B and P of a node by input position."""
+    from bridge.graph.updating import weight_inputs
+
     facts = read_layer(layer)
     cells = list(facts.nodes.values())
     if len(cells) != 1:
         raise Unsupported("the layer's directions are no longer one node", where=facts.name)
-    (cell,) = cells
-    arrays = {1: cell.W, 2: cell.R, 3: cell.B, 7: cell.P}
-    return {at: array for at, array in arrays.items() if array is not None}
+    return weight_inputs(cells[0])

@@ -130,9 +130,10 @@ def recurrent_layer(name: str, cell: Cell, node: ir.Node) -> Recurrent:
 
 def inputs_of(module: nn.Module) -> dict[int, np.ndarray]:
     """The present weights of a fused node by input position."""
+    from bridge.graph.updating import weight_inputs
+
     (cell,) = read_cells(module).values()
-    arrays = {1: cell.W, 2: cell.R, 3: cell.B, 7: cell.P}
-    return {at: array for at, array in arrays.items() if array is not None}
+    return weight_inputs(cell)
 
 
 def projected_layer(described: dict[str, Any], model: ir.Model) -> Projected:

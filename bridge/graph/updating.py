@@ -6,12 +6,21 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bridge.errors import Unsupported
+from bridge.graph.finding import INPUTS
 from bridge.graph.naming import unused, value_names
 from bridge.graph.runnable import make_runnable
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
+
+    from bridge.cell import Cell
+
+
+def weight_inputs(cell: Cell) -> dict[int, np.ndarray]:
+    """W, R, B and P of a cell by their positions among the inputs of its node, those that it has."""
+    arrays = {INPUTS.index(name): getattr(cell, name) for name in ("W", "R", "B", "P")}
+    return {at: array for at, array in arrays.items() if array is not None}
 
 
 def with_weights(
