@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from bridge.ops.backend import Array
 from bridge.ops.node import Node
 from bridge.ops.registry import handles
-from bridge.ops.sizes import as_size, known, positions
+from bridge.ops.sizes import Size, as_size, is_symbol, known, positions
 
 
 @handles("Pad", versions={2})
@@ -59,16 +60,24 @@ def _padded(node: Node, data: Array, pads: Sequence[int], axes: Sequence[int], m
 
 
 def _places(node: Node, data: Array, axis: int, mode: str, before: int, after: int) -> Array:
-    """Which element of an axis each of the padded axis repeats; reflections go on as often as the ends need them."""
     size = as_size(data.shape[axis])
     if known([size]) == [0]:
         node.reject("an axis without elements has nothing to repeat", got=tuple(data.shape), expected="constant")
-    at, last = positions(node.backend, before + size + after, data) - before, size - 1
+    at = positions(node.backend, before + size + after, data) - before
     if mode == "edge":
-        return node.xp.clip(at, 0, last)
+        return node.xp.clip(at, 0, size - 1)
+    return turned_in(at, size, mode, node.xp.maximum if is_symbol(size) else max)
+
+
+def turned_in(at: Array, size: Size, mode: str, maximum: Callable[[Any, int], Any]) -> Array:
+    """Which element of an axis of `size` stands `at` a place before or behind it, as often as it takes to get there.
+
+    `mode` is "wrap", or "reflect", where the ends do not stand twice. `maximum` is that of two sizes.
+    """
     if mode == "wrap":
         return at % size
-    return 0 * at if known([size]) == [1] else last - abs(at % (2 * last) - last)
+    last = size - 1
+    return last - abs(at % maximum(2 * last, 1) - last)
 
 
 def _filled(node: Node, data: Array, axis: int, count: int, fill: np.ndarray) -> Array:

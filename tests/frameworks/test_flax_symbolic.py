@@ -187,7 +187,7 @@ def test_ends_that_repeat_an_axis_of_any_size(mode):
     graph = helper.make_graph([helper.make_node("Pad", ["x", "pads"], ["y"], mode=mode)], "g", [x], [y], [pads])
     net = bridge.to_flax(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10))
     symbolic, direct = exported(net, {"x": ("b, t, 3", jnp.float32)})
-    for batch, time in ((2, 7), (1, 3)):  # the ends are longer than the axis
+    for batch, time in ((2, 7), (1, 3), (1, 1)):  # the ends are longer than the axis, and it is one element
         x = jnp.arange(batch * time * 3, dtype=jnp.float32).reshape(batch, time, 3)
         assert_same(symbolic(x), direct(x))
         assert_same(symbolic(x), np.pad(x, ((0, 0), (4, 5), (1, 2)), mode=mode))

@@ -15,6 +15,7 @@ from bridge.errors import Unsupported
 from bridge.frameworks.flax_cells import layout_options, other_activations
 from bridge.frameworks.flax_whole.recurrence import Call, CellCall, recurrence_p
 from bridge.frameworks.flax_whole.sizes import is_static
+from bridge.ops.padding import turned_in
 
 DTYPES = ("float16", "float32", "float64")
 
@@ -185,7 +186,9 @@ def symbolic_pads() -> Iterator[None]:
             return original(array, pad_width, mode, **options)
         for axis, (low, high) in enumerate(pad_width):
             if low or high:
-                array = _turned_in(array, axis, low, high, mode)
+                size = array.shape[axis]
+                at = turned_in(jnp.arange(size + low + high) - low, size, mode, jnp.maximum)
+                array = jnp.take(array, at, axis=axis, mode="clip")
         return array
 
     jnp.pad = pad
@@ -193,15 +196,3 @@ def symbolic_pads() -> Iterator[None]:
         yield
     finally:
         jnp.pad = original
-
-
-def _turned_in(array: Any, axis: int, low: int, high: int, mode: str) -> Any:
-    size = array.shape[axis]
-    at = jnp.arange(size + low + high) - low
-    if mode == "wrap":
-        at = at % size
-    else:
-        period = jnp.maximum(2 * size - 2, 1)
-        at = at % period
-        at = jnp.minimum(at, period - at)
-    return jnp.take(array, at, axis=axis, mode="clip")
