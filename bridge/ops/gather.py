@@ -29,7 +29,8 @@ def gather_elements(node: Node, data: Array, indices: Array, *, axis: int = 0) -
     axis = axis % len(data.shape)
     size = as_size(data.shape[axis])
     cut = tuple(slice(None) if at == axis else slice(0, as_size(n)) for at, n in enumerate(indices.shape))
-    return node.xp.take_along_axis(data[cut], from_start(node.xp, indices, size), axis=axis)
+    places = node.backend.astype(indices, np.dtype(np.int64))  # torch gathers elements by no other integers
+    return node.xp.take_along_axis(data[cut], from_start(node.xp, places, size), axis=axis)
 
 
 @handles("GatherND", versions={11})

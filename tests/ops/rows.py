@@ -142,7 +142,8 @@ def _gathers(rng: np.random.Generator) -> Iterator[Row]:
     x = rng.standard_normal((3, 4, 2)).astype(F32)
     yield Row("Gather", {"data": x, "indices": np.array([[0, -1], [2, 3]], I64)}, {"axis": 1})
     yield Row("Gather", {"data": x}, {"axis": -1}, {"indices": np.array(1, I64)})
-    yield Row("GatherElements", {"data": x, "indices": rng.integers(-4, 4, (2, 5, 2))}, {"axis": 1})
+    for integer in (np.int64, np.int32):
+        yield Row("GatherElements", {"data": x, "indices": rng.integers(-4, 4, (2, 5, 2)).astype(integer)}, {"axis": 1})
     yield Row("GatherND", {"data": x, "indices": np.array([[0, 1], [2, -1]], I64)})
     yield Row("GatherND", {"data": x, "indices": np.array([[3], [0], [-2]], I64)}, {"batch_dims": 1})
     for axes in ({}, {"time_axis": 1, "batch_axis": 0}):
