@@ -53,14 +53,17 @@ def _windows(
         node.reject("kernel_shape, strides and dilations need one positive number per spatial axis",
                     got=(kernel, strides, dilations), expected=f"{rank} of each")  # fmt: skip
     extents = [dilation * (size - 1) + 1 for dilation, size in zip(dilations, kernel, strict=True)]
-    sides = window_pads(node, list(sizes), extents, list(strides), pads, auto_pad)
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        sides = [_same_pads(*axis, auto_pad) for axis in zip(sizes, kernel, strides, strict=True)]
+    else:
+        sides = window_pads(node, list(sizes), extents, list(strides), pads, auto_pad)
     extra, counts = [], []
     for size, extent, stride, (before, after) in zip(sizes, extents, strides, sides, strict=True):
         room = size + before + after - extent
         if room < 0:
             node.reject("the window is larger than the padded input", got=extent, expected=size + before + after)
         count = room // stride + 1
-        if ceil_mode and auto_pad == "NOTSET" and room % stride and count * stride < size + before:
+        if ceil_mode and room % stride and count * stride < size + before:
             count += 1
         extra.append(max((count - 1) * stride + extent - size - before - after, 0))
         counts.append(count)
@@ -68,13 +71,26 @@ def _windows(
                    pads=tuple(sides), extra=tuple(extra), counts=tuple(counts))  # fmt: skip
 
 
+def _same_pads(size: int, kernel: int, stride: int, auto_pad: str) -> tuple[int, int]:
+    """Padding that gives ceil(size / stride) windows of adjacent elements, the odd one at the named end.
+
+    As in onnxruntime, dilations do not count, so dilated windows are fewer; and windows that are shorter than a stride
+    begin after the input does: its padding is negative then, halved towards zero.
+    """
+    total = (-(-size // stride) - 1) * stride + kernel - size
+    before = int((total if auto_pad == "SAME_UPPER" else total + 1) / 2)
+    return before, total - before
+
+
 def _padded(node: Node, data: Array, windows: Windows, fill: float) -> Array:
     dtype = node.backend.dtype(data)
     for at, (before, after) in enumerate(windows.sides, start=2):
-        if before or after:
+        if before < 0:
+            data = data[(*(slice(None),) * at, slice(-before, None))]
+        if before > 0 or after > 0:
             sizes = tuple(int(n) for n in data.shape)
             ends = [node.backend.asarray(np.full((*sizes[:at], count, *sizes[at + 1 :]), fill, dtype), like=data)
-                    for count in (before, after)]  # fmt: skip
+                    for count in (max(before, 0), max(after, 0))]  # fmt: skip
             data = node.xp.concat([ends[0], data, ends[1]], axis=at)
     return data
 
@@ -152,6 +168,8 @@ def average_pool(
 ) -> Array:
     """The mean of each window: over what lies in X, or with `count_include_pad` in X and its padding."""
     windows = _windows(node, X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    if ceil_mode and max(windows.dilations) > 1 and any(after < 0 for _, after in windows.pads):
+        node.refuse("averages less than its last window, which is dilated and shorter than a stride", got=auto_pad)
     total = _joined(node, X, windows, 0, operator.add)
     counts = _counts(windows, bool(count_include_pad)).astype(node.backend.dtype(X))
     return total / node.backend.asarray(counts, like=X)

@@ -29,6 +29,9 @@ def _pooling(rng: np.random.Generator) -> Iterator[Row]:
         {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]},
         {"kernel_shape": [2, 3], "strides": [2, 2], "ceil_mode": 1},
         {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER", "strides": [2, 2]},
+        {"kernel_shape": [2, 3], "auto_pad": "SAME_LOWER", "dilations": [2, 2], "strides": [1, 2], "ceil_mode": 1},
+        {"kernel_shape": [2, 2], "auto_pad": "VALID", "strides": [2, 4], "ceil_mode": 1},
+        {"kernel_shape": [1, 2], "auto_pad": "SAME_UPPER", "dilations": [1, 3], "strides": [1, 3]},
     )
     for options in cases:
         yield Row("MaxPool", {"X": x}, options)
