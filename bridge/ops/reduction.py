@@ -57,12 +57,17 @@ def _of_nothing(node: Node, data: Array, axes: tuple[int, ...], keepdims: bool, 
 
 
 def _log_sum_exp(node: Node, data: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
-    """The largest element is taken out first, so that exp does not overflow."""
+    """The largest element is taken out first, so that exp does not overflow.
+
+    Of integers every step is an integer again, as in onnxruntime.
+    """
     if not axes:
         return data
+    dtype = node.backend.dtype(data)
     largest = _fold("max")(node, data, axes, True)
     largest = node.xp.where(node.xp.isfinite(largest), largest, node.xp.zeros_like(largest))
-    total = node.xp.log(_fold("sum")(node, node.xp.exp(data - largest), axes, keepdims))
+    parts = node.backend.astype(node.xp.exp(data - largest), dtype)
+    total = _log(node, _fold("sum")(node, parts, axes, keepdims))
     return total + node.xp.reshape(largest, tuple(total.shape))
 
 
@@ -90,7 +95,7 @@ def _sqrt(node: Node, data: Array) -> Array:
 
 
 def _log(node: Node, data: Array) -> Array:
-    return node.xp.log(data)
+    return node.backend.astype(node.xp.log(data), node.backend.dtype(data))
 
 
 def _axes(data: Array, axes: Sequence[int] | np.ndarray | None) -> tuple[int, ...]:

@@ -157,6 +157,7 @@ def _reductions(rng: np.random.Generator) -> Iterator[Row]:
         yield Row(f"Reduce{name}", {"data": x}, {"keepdims": 0}, {"axes": np.array([0, -1], I64)})
         yield Row(f"Reduce{name}", {"data": x}, {"axes": [1]}, opset=11)
         yield Row(f"Reduce{name}", {"data": x}, {"noop_with_empty_axes": 1})
+        yield Row(f"Reduce{name}", {"data": (x * 4).astype(np.int32)}, {"axes": [1]}, opset=11)
 
 
 def _products(rng: np.random.Generator) -> Iterator[Row]:
