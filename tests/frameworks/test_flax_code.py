@@ -198,6 +198,15 @@ def test_every_elementwise_operator(tmp_path: Path) -> None:
     code_of(w.model(), tmp_path / "code")
 
 
+def test_a_sum_in_parentheses_over_several_lines_stays_a_sum(tmp_path: Path) -> None:
+    w, rng = Writer(opset=20), np.random.default_rng(0)
+    x = w.input("x", "float32", ["batch", 4])
+    others = [w.constant(rng.standard_normal(4).astype(np.float32)) for _ in range(2)]
+    w.output(w.op("Mean", x, *others), "y")
+    assert "DISAGREES" not in write_code(w.model(), tmp_path / "code").check
+    assert ") / 3\n" in (tmp_path / "code" / "model.py").read_text()
+
+
 def test_every_operator_that_moves_and_describes(tmp_path: Path) -> None:
     w = Writer(opset=20)
     x = w.input("x", "float32", ["batch", "time", 4])

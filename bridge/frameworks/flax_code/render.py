@@ -33,6 +33,9 @@ MOVES: Final = re.compile(r"^§\d+§(\.(transpose|reshape|squeeze|astype)\([^§]
 ATOMIC: Final = re.compile(r"^[\w.§<>]+(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)|\[[^\[\]]*\]|\.\w+)*$")
 """Expressions that need no parentheses."""
 
+CALLED: Final = re.compile(r"[\w\])].$")
+"""What stands before a bracket that calls or indexes, and the bracket."""
+
 LAYER: Final = re.compile(r"self\.<(\d+)>")
 
 
@@ -238,12 +241,15 @@ def fitted(line: str, indent: int, comment: str = "") -> str:
         line = f"return ({line.removeprefix('return ')})"
     start, end = _last_brackets(line)
     head, inner, tail = line[: start + 1], line[start + 1 : end], line[end:]
+    is_call = bool(CALLED.search(head)) and not line.startswith("return (")
+    parts = _arguments(inner)
+    # A comma behind the only thing in parentheses that call nothing would make a tuple of it.
+    comma = "" if head[-1] == "(" and not is_call and len(parts) == 1 and not inner.endswith(",") else ","
     inner = inner.removesuffix(",")
-    is_call = (head[-2:-1].isalnum() or head[-2:-1] in "_])") and not line.startswith("return (")
     if is_call and len(space) + 4 + len(inner) <= WIDTH:
         return f"{space}{head}\n{space}    {inner}\n{space}{tail}"
-    parts = "".join(f"{fitted(f'{part},', indent + 4)}\n" for part in _arguments(inner))
-    return f"{space}{head}\n{parts}{space}{tail}"
+    lines = "".join(f"{fitted(f'{part}{comma}', indent + 4)}\n" for part in parts)
+    return f"{space}{head}\n{lines}{space}{tail}"
 
 
 def _last_brackets(line: str) -> tuple[int, int]:
