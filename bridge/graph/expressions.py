@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from bridge.errors import BadInput, UsageError
+from bridge.errors import BadInput, Unsupported, UsageError
 from bridge.graph.infer import infer_outputs
 from bridge.graph.nodes import holds_graphs
 
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
 SIZE_LIMIT: Final = 2**28
 """Elements that one step of an expression may make, 1 GB of float32: more is an attack and not a weight."""
+
+IMPLEMENTED: Final = MappingProxyType({"DequantizeLinear": 19})
+"""The first opset for which the reference has an implementation, of operators that say the same before it."""
+
+SOFTMAX_OVER_ONE_AXIS: Final = 13
+"""The opset from which on Softmax and its like are over one axis; the reference computes the older ones so too."""
 
 RANDOM: Final = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
                            "Bernoulli", "Dropout"})  # fmt: skip
@@ -57,6 +64,7 @@ def evaluate(value: ir.Value, opset: int) -> np.ndarray:
 
     Raises:
         BadInput: a step that cannot be evaluated or that makes more than 2**28 elements.
+        Unsupported: Softmax and its like before opset 13.
     """
     known: dict[ir.Value, np.ndarray] = {}
     for node in _steps(value) or []:
@@ -100,13 +108,19 @@ def _run(node: ir.Node, arrays: list[np.ndarray | None], opset: int) -> list[np.
     from onnx.reference import ReferenceEvaluator
 
     where = f"{node.op_type} {node.name!r}"
+    if opset < SOFTMAX_OVER_ONE_AXIS and node.op_type in ("Softmax", "LogSoftmax", "Hardmax"):
+        raise Unsupported("a constant expression with this operator is not carried before opset 13", where=where,
+                          got=f"opset {opset}", do="convert the model to opset 13 or later")  # fmt: skip
     inputs = [None if array is None else _constant(f"in{at}", array) for at, array in enumerate(arrays)]
     outputs = [ir.Value(name=f"out{at}") for at in range(len(node.outputs))]
     step = ir.Node("", node.op_type, inputs, list(node.attributes.values()), outputs=outputs, name=node.name)
     try:
         infer_outputs(step, opset)
         _check_size(outputs, where)
-        run = ReferenceEvaluator(ir.serde.serialize_node(step), opsets={"": opset})
+        # Of a node alone the evaluator takes the newest version, whatever opset it is told.
+        graph = ir.Graph([value for value in inputs if value is not None], outputs, nodes=[step],
+                         opset_imports={"": max(opset, IMPLEMENTED.get(node.op_type, opset))})  # fmt: skip
+        run = ReferenceEvaluator(ir.serde.serialize_model(ir.Model(graph, ir_version=10)))
         feeds = {f"in{at}": array for at, array in enumerate(arrays) if array is not None}
         with np.errstate(all="ignore"):
             return [np.asarray(result) for result in run.run(None, feeds)]

@@ -235,6 +235,22 @@ def test_weights_behind_expressions_are_found(rng):
     assert to_proto(model) == before
 
 
+def test_an_expression_is_evaluated_in_the_opset_of_its_model(rng):
+    cell = random_cell("GRU", 3, 2, rng)
+    scale, bytes_ = np.float32(0.5), rng.integers(-3, 4, cell.R.shape, np.int8)
+    initializers = {"W": None, "R": None, "w2": cell.W[0], "bytes": bytes_, "scale": scale}
+    unsqueeze = helper.make_node("Unsqueeze", ["w2"], ["W"], axes=[0])
+    dequantize = helper.make_node("DequantizeLinear", ["bytes", "scale"], ["R"])
+    found = find_cells(parse(node_model(extra=[unsqueeze, dequantize], initializers=initializers, opset=11)))["cell"]
+    np.testing.assert_array_equal(found.W, cell.W)
+    np.testing.assert_array_equal(found.R, bytes_ * scale)
+
+    softmax = helper.make_node("Softmax", ["w3"], ["W"])
+    old = parse(node_model(extra=[softmax], initializers={"W": None, "w3": cell.W}, opset=12))
+    with pytest.raises(Unsupported, match=r"Softmax .*not carried before opset 13"):
+        find_cells(old)
+
+
 def test_folding_leaves_initialisers_and_no_dead_nodes(rng):
     model, cell = expression_model(rng)
     folded = fold(model)
