@@ -266,10 +266,16 @@ def _last_brackets(line: str) -> tuple[int, int]:
 
 
 def _arguments(inner: str) -> list[str]:
-    depth, parts = 0, [""]
+    """What stands between the commas that are in no further brackets and in no string.
+
+    >>> _arguments('"ab,bc->ac", f(x, y)')
+    ['"ab,bc->ac"', 'f(x, y)']
+    """
+    depth, quoted, parts = 0, False, [""]
     for letter in inner:
+        quoted ^= letter == '"'
         depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth == 0:
+        if letter == "," and depth == 0 and not quoted:
             parts.append("")
         else:
             parts[-1] += letter
