@@ -357,6 +357,15 @@ def test_several_axes_as_one_are_refused(op: str, tmp_path: Path) -> None:
     code_of(onnx.parser.parse_model(text.replace("ATTRIBUTES", "<axis = 2>")), tmp_path / "code")
 
 
+def test_reductions_of_integers_stay_integers(tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    x = w.input("x", "int32", ["batch", 4])
+    for name in sorted(REDUCTIONS.keys() - {"ReduceLogSum", "ReduceLogSumExp"}):
+        w.output(w.op(name, x, w.constant([1])), name)
+    w.output(w.op("ReduceLogSum", w.op("Abs", x), w.constant([1])), "ReduceLogSum")
+    code_of(w.model(), tmp_path / "code", inputs={"x": np.array([[1, 2, -4, 6], [-3, 1, 1, 0]], np.int32)})
+
+
 def test_outputs_keep_their_dtype(tmp_path: Path) -> None:
     w = Writer(opset=20)
     x = w.op("Cast", w.input("x", "float32", ["batch", 3]), to=10)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bridge.frameworks.flax_code.code import shape_text
+from bridge.frameworks.flax_code.code import jax_name, shape_text
 from bridge.frameworks.flax_code.emit_shape import rank_of, size
 from bridge.frameworks.flax_code.operands import Operand, Tensor
 from bridge.frameworks.flax_code.registry import emits
@@ -23,6 +23,9 @@ REDUCTIONS: Final = MappingProxyType(
      "ReduceL2": "jnp.sqrt(jnp.sum(jnp.square({}){}))", "ReduceSumSquare": "jnp.sum(jnp.square({}){})"}
 )  # fmt: skip
 
+
+FLOATING: Final = frozenset({"ReduceMean", "ReduceLogSum", "ReduceLogSumExp", "ReduceL2"})
+"""What jax.numpy makes floats of, and ONNX numbers of the dtype it is given."""
 
 PER_AXIS: Final = 13
 """The opset from which on Softmax and its like are over one axis."""
@@ -38,7 +41,12 @@ def reduction(op: str, template: str) -> Callable[..., Operand]:
         if not places and noop_with_empty_axes:
             return data
         axis = f", axis={places[0] if len(places) == 1 else shape_text(places)}" if places else ""
-        return site.emit(template.format(site.ref(data), f"{axis}{', keepdims=True' if keepdims else ''}"))
+        text = template.format(site.ref(data), f"{axis}{', keepdims=True' if keepdims else ''}")
+        if site.dtype().kind == "f" or op not in FLOATING:
+            return site.emit(text)
+        if op == "ReduceLogSumExp":
+            site.refuse("ReduceLogSumExp of integers")  # which onnxruntime rounds at every step
+        return site.emit(f"{text}.astype(jnp.{jax_name(site.dtype())})")
 
     return emit
 
