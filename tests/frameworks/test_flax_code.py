@@ -357,6 +357,15 @@ def test_several_axes_as_one_are_refused(op: str, tmp_path: Path) -> None:
     code_of(onnx.parser.parse_model(text.replace("ATTRIBUTES", "<axis = 2>")), tmp_path / "code")
 
 
+@pytest.mark.parametrize("op", ["Reshape", "Unsqueeze"])
+def test_sizes_in_more_than_one_axis_are_refused(op: str, tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    sizes = w.op("Shape", w.input("x", "float32", ["batch", 4]))
+    w.output(w.op(op, sizes, w.constant([-1, 1] if op == "Reshape" else [1])), "y")
+    with pytest.raises(Unsupported, match="sizes in more than one axis"):
+        write_code(w.model(), tmp_path / "code")
+
+
 def test_reductions_of_integers_stay_integers(tmp_path: Path) -> None:
     w = Writer(opset=20)
     x = w.input("x", "int32", ["batch", 4])

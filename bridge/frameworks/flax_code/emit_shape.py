@@ -93,13 +93,19 @@ def unsqueeze(site: Site, data: Operand, axes_input: Operand = None, *, axes: Se
     """New axes of size 1."""
     places = list(axes) if axes is not None else site.known(axes_input, "axes")
     if isinstance(data, Sizes):
-        return Sizes(data.items)
+        return _of_rank(site, data, len(places) + (not data.is_scalar))
     if not isinstance(data, Tensor):
         site.refuse("Unsqueeze of something that is no tensor")
     rank = rank_of(site, data) + len(places)
     places = [axis % rank for axis in places]
     old = iter(range(rank))
     return site.code.view(data, [None if at in places else next(old) for at in range(rank)])
+
+
+def _of_rank(site: Site, data: Sizes, rank: int) -> Sizes:
+    if rank > 1:
+        site.refuse("sizes in more than one axis")
+    return Sizes(data.items, is_scalar=rank == 0)
 
 
 @emits("Squeeze")
@@ -149,11 +155,11 @@ def flatten(site: Site, input: Operand, *, axis: int = 1) -> Operand:
 @emits("Reshape")
 def reshape(site: Site, data: Operand, shape: Operand, *, allowzero: int = 0) -> Operand:
     """A new shape: -1 is what is left over, 0 copies the axis."""
+    items = list(site.sizes(shape, "the new shape").items)
     if isinstance(data, Sizes):
-        return data
+        return _of_rank(site, data, len(items))
     if not isinstance(data, Tensor):
         site.refuse("Reshape of something that is no tensor")
-    items = list(site.sizes(shape, "the new shape").items)
     merged = _merged_directions(site, data, items)
     if merged is not None:
         return merged
