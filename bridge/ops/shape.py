@@ -183,12 +183,11 @@ def _sliced(node: Node, data: Array, starts: Any, ends: Any, axes: Any, steps: A
     cuts: list[slice] = [slice(None)] * len(data.shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis, size, step = int(axis) % len(data.shape), as_size(data.shape[int(axis)]), int(step)
-        # Source: onnxruntime 1.31.1, measured: such an end of a range that runs backwards takes in the first element.
-        end = -FAR if step < 0 and end in OPEN_ENDS else end
+        end = open_end(end, step)
         if any(map(is_symbol, (start, end, size))):
             cuts[axis] = _symbolic_cut(node, as_size(start), as_size(end), step)
             continue
-        cut = _bounds(int(start), int(end), size, step)
+        cut = bounds(int(start), int(end), size, step)
         if step > 0:
             cuts[axis] = slice(cut.start, cut.stop, step)
         else:  # torch and TensorFlow take no negative step
@@ -218,7 +217,15 @@ def _near(place: Size) -> Size:
     return FAR if place > 0 else -FAR
 
 
-def _bounds(start: int, end: int, size: int, step: int) -> range:
+def open_end(end: Size, step: int) -> Size:
+    """The end of a range, before every element where the largest of its dtype ends a range that runs backwards.
+
+    Source: onnxruntime 1.31.1, measured.
+    """
+    return -FAR if step < 0 and end in OPEN_ENDS else end
+
+
+def bounds(start: int, end: int, size: int, step: int) -> range:
     """Start and end clamped as Slice-13 says, as a range of positions."""
     start, end = (value + size if value < 0 else value for value in (start, end))
     low, high = (0, size) if step > 0 else (-1, size - 1)

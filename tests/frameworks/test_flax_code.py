@@ -242,6 +242,34 @@ def test_every_operator_that_moves_and_describes(tmp_path: Path) -> None:
     code_of(w.model(), tmp_path / "code")
 
 
+SLICES = [(start, end, step) for step in (1, 2, -1, -3) for start in (0, 2, 3, 9, -1, -2, -4, -7, -(2**63), 2**63 - 1)
+          for end in (0, 1, 4, 9, -1, -3, -9, -(2**63), 2**40, 2**31 - 1, 2**63 - 1)]  # fmt: skip
+
+
+def test_every_slice_of_a_known_axis_and_of_sizes(tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    x, one = w.input("x", "float32", ["batch", 4]), w.constant([1])
+    sizes = w.op("Concat", w.op("Shape", x), w.constant([7, 9]), axis=0)
+    # One output for all: the parts, each behind a zero so that none is empty.
+    zero, parts, picked = w.op("Mul", x, w.constant(np.float32(0))), [], []
+    for start, end, step in SLICES:
+        cut = (w.constant([start]), w.constant([end]))
+        parts.append(w.op("Slice", x, *cut, one, w.constant([step])))
+        picked.append(w.op("Slice", sizes, *cut, w.constant([0]), w.constant([step])))
+    w.output(w.op("Concat", zero, *parts, axis=1), "parts")
+    w.output(w.op("Concat", w.constant([0]), *picked, axis=0), "sizes")
+    code_of(w.model(), tmp_path / "code")
+
+
+def test_a_slice_that_may_start_before_its_axis_does_is_refused(tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    x = w.input("x", "float32", ["batch", "time", 4])
+    cut = [w.constant([number]) for number in (-3, -(2**63), 1, -1)]
+    w.output(w.op("Slice", x, *cut), "y")
+    with pytest.raises(Unsupported, match="backwards from a place counted from the end"):
+        write_code(w.model(), tmp_path / "code")
+
+
 def test_every_operator_that_picks_and_places(tmp_path: Path) -> None:
     w = Writer(opset=20)
     x, at = w.input("x", "float32", ["batch", "time", 4]), w.input("at", "int64", ["batch", "time"])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,7 @@ from bridge.frameworks.flax_code.emit_shape import rank_of, rows, size
 from bridge.frameworks.flax_code.operands import Operand, Sizes, Tensor, Zeros
 from bridge.frameworks.flax_code.registry import emits
 from bridge.frameworks.flax_code.site import Site
-
-FAR: Final = 2**31 - 1
-"""Ends of slices at or past this mean "to the end"."""
+from bridge.ops.shape import FAR, bounds, open_end
 
 
 @emits("Slice")
@@ -30,19 +28,21 @@ def slice_(site: Site, data: Operand, starts_input: Operand = None, ends_input: 
     if isinstance(data, Zeros):
         return data
     if isinstance(data, Sizes):
-        return Sizes(data.items[slice(*(_bound(each) for each in (begin[0], stop[0], steps[0])))])
+        return _sliced_sizes(site, data, begin[0], stop[0], steps[0])
     if not isinstance(data, Tensor):
         site.refuse("Slice of something that is no tensor")
     if data.view is not None and all(data.view[1][axis] is not None for axis in places):
         base, around = data.view
-        inner = {around[axis]: _range(*each) for axis, *each in zip(places, begin, stop, steps, strict=True)}
+        inner = {around[axis]: _range(site, _known_size(base, around[axis]), *each)
+                 for axis, *each in zip(places, begin, stop, steps, strict=True)}  # fmt: skip
         inner = {axis: text for axis, text in inner.items() if text != ":" and not _whole(base, axis, text)}
         if not inner:
             return data
         dims = base.dims if base.dims is None else tuple("?" if at in inner else d for at, d in enumerate(base.dims))
         dims = _sliced_dims(dims, around, site.dims())
         return site.code.view(site.code.assign(_indexed(site, base, inner), dims, site.dtype()), around)
-    chosen = {axis % rank_of(site, data): _range(*each)
+    rank = rank_of(site, data)
+    chosen = {axis % rank: _range(site, _known_size(data, axis % rank), *each)
               for axis, *each in zip(places, begin, stop, steps, strict=True)}  # fmt: skip
     chosen = {axis: text for axis, text in chosen.items() if text != ":" and not _whole(data, axis, text)}
     if not chosen:
@@ -64,16 +64,31 @@ def _sliced_dims(dims: Any, axes: Sequence[int | None], outer: Any) -> Any:
     return tuple(known.get(at, dim) for at, dim in enumerate(dims))
 
 
-def _bound(value: int | str) -> int | None:
-    return value if isinstance(value, int) and abs(value) < FAR else None
+def _sliced_sizes(site: Site, data: Sizes, begin: int | str, stop: int | str, step: int) -> Sizes:
+    if not isinstance(begin, int) or not isinstance(stop, int):
+        site.refuse("a part of sizes that sizes decide")
+    return Sizes(tuple(data.items[at] for at in bounds(begin, open_end(stop, step), len(data.items), step)))
 
 
-def _range(begin: int | str, stop: int | str, step: int) -> str:
-    first = "" if begin == 0 and step > 0 else begin if _bound(begin) is not None or isinstance(begin, str) else ""
-    if step < 0 and begin == -1:
-        first = ""
-    last = stop if _bound(stop) is not None or isinstance(stop, str) else ""
-    return f"{first}:{last}" + (f":{step}" if step != 1 else "")
+def _known_size(x: Tensor, axis: int | None) -> int | None:
+    found = None if axis is None or x.dims is None else x.dims[axis]
+    return found if isinstance(found, int) else None
+
+
+def _range(site: Site, size: int | None, begin: int | str, stop: int | str, step: int) -> str:
+    """A range of an axis, of `size` where that is known, as Python writes it."""
+    stop = open_end(stop, step)
+    if step < 0 and isinstance(begin, int) and isinstance(stop, int) and size is not None:
+        places = bounds(begin, stop, size, step)
+        begin, stop = places.start, -FAR if places.stop < 0 else places.stop
+        begin = -1 if begin == size - 1 else begin
+    elif step < 0 and begin != -1 and not (isinstance(begin, int) and begin >= 0):
+        # Python takes no element where such a range starts before the first, and Slice-13 the first.
+        site.refuse("a range backwards from a place counted from the end", got=begin)
+    first, last = (-1, -FAR) if step < 0 else (0, FAR)
+    is_all = isinstance(begin, int) and (begin == first or (begin <= -FAR if step > 0 else begin >= FAR))
+    to_end = isinstance(stop, int) and (stop >= last if step > 0 else stop <= last)
+    return f"{'' if is_all else begin}:{'' if to_end else stop}" + (f":{step}" if step != 1 else "")
 
 
 def _indexed(site: Site, data: Tensor, chosen: dict[Any, str]) -> str:
