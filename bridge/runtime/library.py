@@ -28,9 +28,10 @@ CUDA: Final = "CUDAExecutionProvider"
 CUDA_OPTIONS: Final = (("use_tf32", "0"),)
 """TF32 rounds the operands of products to 10 bits; it is on by default."""
 
-FLOAT_PRODUCTS: Final = ("session.qdq_matmulnbits_accuracy_level", "1")
-"""float32 where the weights of a MatMul are dequantised: onnxruntime's own choice, 4, rounds the other operand to 8
-bits too, which no node of the graph says; a relative error of 7e-3 against 2e-7."""
+AS_WRITTEN: Final = ("session.disable_quant_qdq", "1")
+"""Quantised graphs node by node. onnxruntime moves QuantizeLinear up through Transpose and Reshape past values that are
+outputs themselves, which then come quantised (an error of 0.85 in Y of an RNN); and where the weights of a MatMul are
+dequantised it rounds the other operand to 8 bits too, which no node of the graph says (7e-3 against 2e-7)."""
 
 BYTE_SUMS: Final = ("session.x64quantprecision", "1")
 """Products of uint8 and int8 without the 16-bit sums that saturate on x86-64 without VNNI (onnxruntime pull request
@@ -121,7 +122,7 @@ def session_options(library: Any, *, strict: bool = False, byte_sums: bool = Fal
     every CUDA session. The CPU provider must not be listed beside it. `byte_sums` says that BYTE_SUMS may be asked for.
     """
     options = library.SessionOptions()
-    options.add_session_config_entry(*FLOAT_PRODUCTS)
+    options.add_session_config_entry(*AS_WRITTEN)
     if byte_sums:
         options.add_session_config_entry(*BYTE_SUMS)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

@@ -82,6 +82,23 @@ def test_product_with_dequantised_weights_is_one_of_floats():
     assert (error <= (inputs + 1) * np.finfo(np.float32).eps * (np.abs(x) @ np.abs(exact))).all()
 
 
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_output_that_is_quantised_further_down_is_not_quantised_itself(op):
+    cell, rng = random_cell(op, 6, 3, np.random.default_rng(4)), np.random.default_rng(5)
+    x = 9 * rng.standard_normal((7, 2, 6)).astype(np.float32)  # Y over all of (-1, 1), of which uint8 holds a part
+    alone = onnx.load_from_string(node_model(op, {"X": x, "W": cell.W, "R": cell.R, "B": cell.B}, {}, outputs=["Y"]))
+    model = onnx.ModelProto()
+    model.CopyFrom(alone)
+    model.graph.node.append(helper.make_node("Transpose", ["Y"], ["moved"], perm=[0, 2, 1, 3]))
+    model.graph.node.append(helper.make_node("Reshape", ["moved", "shape"], ["flat"]))
+    model.graph.node.append(helper.make_node("QuantizeLinear", ["flat", "scale", "zero"], ["z"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, -1]), "shape"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.05), "scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(3), "zero"))
+    model.graph.output.append(helper.make_tensor_value_info("z", 2, None))
+    np.testing.assert_array_equal(run_model(model, {"X": x}).outputs["Y"], run_model(alone, {"X": x}).outputs["Y"])
+
+
 BYTES = {
     "one": "y = MatMulInteger (a, b)",
     "two of the same weights": "y = MatMulInteger (a, b)  z = MatMulInteger (a, b)",
