@@ -12,7 +12,7 @@ from keras.src.models.functional import Functional  # what keras.Model(inputs, o
 
 from bridge.errors import BadInput
 from bridge.frameworks.keras_functional import Tensors
-from bridge.frameworks.keras_operator import weight_of
+from bridge.frameworks.keras_operator import plain_errors, weight_of
 from bridge.frameworks.keras_origin import Origin
 from bridge.ops.backend_keras import KerasBackend
 from bridge.ops.program import Program
@@ -163,7 +163,8 @@ class ImportedModel(Imported, keras.Model):  # type: ignore[misc]
             name: keras.ops.convert_to_tensor(weight)
             for name, weight in zip(self._graph_names, self._graph_weights, strict=True)
         }
-        outputs = tuple(self._program(self._feeds((inputs,), {}), parameters).values())
+        with plain_errors():
+            outputs = tuple(self._program(self._feeds((inputs,), {}), parameters).values())
         return outputs[0] if len(outputs) == 1 else outputs
 
 

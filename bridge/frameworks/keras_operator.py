@@ -6,14 +6,15 @@ Import this module inside functions only: it imports keras.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import keras
 import numpy as np
 
-from bridge.errors import Unsupported
+from bridge.errors import BridgeError, Unsupported
 from bridge.frameworks.keras_clusters import Cluster
 from bridge.ops.backend_keras import KerasBackend
 from bridge.ops.gather import from_start
@@ -21,8 +22,21 @@ from bridge.ops.gather import from_start
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+TOLD: Final = "_keras_call_info_injected"
+"""What marks an error to which Keras adds nothing. Source: keras 3.15.1 utils/traceback_utils.py."""
+
 Spec = tuple[tuple[int | None, ...], str]
 """Shape and dtype of a tensor."""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Let bridge's errors out of a Keras layer as they are; Keras would make another of each, its own words around."""
+    try:
+        yield
+    except BridgeError as error:
+        setattr(error, TOLD, True)
+        raise
 
 
 class Operator(keras.layers.Layer):  # type: ignore[misc]
@@ -73,7 +87,8 @@ class Operator(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, inputs: Sequence[Any]) -> Any:
         """Run the node."""
-        return self._run(inputs)
+        with plain_errors():
+            return self._run(inputs)
 
     def compute_output_spec(self, inputs: Sequence[Any]) -> Any:  # noqa: ARG002 (the graph says it)
         """Shapes and dtypes as the graph has them."""

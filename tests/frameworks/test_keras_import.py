@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+import bridge
 from bridge.cell import Cell
 from bridge.errors import BadInput, NotRepresentable, Unsupported, UsageError
 from bridge.frameworks import keras as door
@@ -342,3 +343,11 @@ def test_metadata_cannot_make_objects(options: dict[str, Any], rng: np.random.Ge
     node.metadata_props["bridge.layer"] = json.dumps(document)
     with pytest.raises(BadInput, match=r"describes no LSTM"):
         door.import_model(model)
+
+
+def test_a_refusal_in_a_call_is_told_in_bridges_words_alone(rng: np.random.Generator) -> None:
+    net = bridge.to_keras(bridge.to_onnx(random_cell("LSTM", 3, 4, rng), lengths=True))
+    feeds = [np.zeros((5, 2, 3), np.float32), np.array([9, 1], np.int32)]
+    with pytest.raises(BadInput) as told:
+        net(feeds)
+    assert str(told.value).startswith("lengths: a length is out of range")
