@@ -17,6 +17,7 @@ from bridge.errors import BadInput, Mismatch, Unsupported, UsageError
 from bridge.frameworks.flax_code import write_code
 from bridge.frameworks.flax_code.emit_elementwise import BINARY, UNARY
 from bridge.frameworks.flax_code.emit_reduction import REDUCTIONS
+from bridge.frameworks.flax_code.render import sizes_text
 from bridge.frameworks.flax_code.table import EMITTERS
 from bridge.graph import Writer
 from bridge.ops.table import HANDLERS
@@ -323,6 +324,19 @@ def test_every_operator_of_small_integers(tmp_path: Path) -> None:
         w.output(value, f"y_{name}")
     text = code_of(w.model(), tmp_path / "code")
     assert text.count("def quantized(") == 1
+
+
+def test_shapes_are_told_with_the_dtype_that_jax_has(tmp_path: Path) -> None:
+    w = Writer(opset=20)
+    steps, at = w.input("steps", "int8", ["batch", 4]), w.input("at", "int64", ["batch"])
+    w.output(w.op("Cast", steps, to=1), "y")
+    w.output(w.op("Neg", at), "z")
+    inputs = [{"steps": np.arange(8, dtype=np.int8).reshape(2, 4), "at": np.arange(2)}] * 2
+    assert "steps int8[batch, 4], at int32[batch] ->" in code_of(w.model(), tmp_path / "code", inputs=inputs)
+
+
+def test_sizes_in_comments_are_names_and_numbers() -> None:
+    assert sizes_text(("batch", "§3§.shape[2]", 4)) == "[batch, ?, 4]"
 
 
 def test_advice_fits_what_is_missing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from bridge.frameworks.flax_code.code import TOKEN, Code, Function, Statement
+from bridge.frameworks.flax_code.code import TOKEN, Code, Function, Statement, jax_name
 from bridge.frameworks.flax_code.helpers import HELPERS
 from bridge.frameworks.flax_code.operands import Dims, Tensor
 from bridge.frameworks.flax_code.walking import Written
@@ -218,13 +218,13 @@ def shape_comment(tensor: Tensor) -> str:
     """`# [batch, time, 400]`, nothing where the shape is not known."""
     if tensor.dims is None:
         return ""
-    dtype = "" if tensor.dtype == np.float32 else f"{'int32' if tensor.dtype.kind == 'i' else tensor.dtype.name}"
+    dtype = "" if tensor.dtype == np.float32 else jax_name(tensor.dtype).rstrip("_")
     return f"# {dtype}{sizes_text(tensor.dims)}"
 
 
 def sizes_text(dims: Dims) -> str:
-    """Sizes in brackets, nothing where not even the rank is known."""
-    return "" if dims is None else f"[{', '.join(map(str, dims))}]"
+    """Sizes in brackets, `?` for one that a value of the code holds, nothing where not even the rank is known."""
+    return "" if dims is None else f"[{', '.join('?' if TOKEN.search(str(dim)) else str(dim) for dim in dims)}]"
 
 
 def fitted(line: str, indent: int, comment: str = "") -> str:
