@@ -77,8 +77,7 @@ def _compiled(model: ir.Model) -> tuple[Block, Mapping[ir.Value, np.ndarray], in
     opsets = dict(model.opset_imports)
 
     def choose(node: ir.Node) -> Any:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        handler = resolve(HANDLERS, domain, node.op_type, opsets.get(domain, 0))
+        handler = resolve(HANDLERS, node.domain, node.op_type, node.version or opsets.get(node.domain, 0))
         return None if handler is None else (handler, range(len(node.inputs)))
 
     missing: dict[str, list[str]] = defaultdict(list)
