@@ -215,15 +215,15 @@ def named_arrays(found: Mapping[str, Cell], wanted: str) -> tuple[dict[str, np.n
     """All parameters of a file, and the layout of each cell.
 
     torch's names are those of one module (`weight_ih_l0_reverse`), so that `load_state_dict` takes them; elsewhere a
-    name is the cell's name, `forward` or `backward` where there are two directions, and the layout's own key.
+    name is the cell's name, `forward` or `backward` where not all runs forwards, and the layout's own key.
     """
     arrays: dict[str, np.ndarray] = {}
     used = []
     for at, (name, cell) in enumerate(found.items()):
         layout = layout_for(wanted, cell)
         used.append(layout)
-        halves = cell.split()
-        for half, direction in zip(halves, ("forward", "backward"), strict=False):
+        directions = {"forward": ("",), "reverse": ("backward",)}.get(cell.direction, ("forward", "backward"))
+        for half, direction in zip(cell.split(), directions, strict=True):
             for key, array in fit(layout, half).params.items():
                 if layout in ("torch.LSTM", "torch.GRU", "torch.RNN"):
                     if cell.direction == "reverse":
@@ -231,7 +231,7 @@ def named_arrays(found: Mapping[str, Cell], wanted: str) -> tuple[dict[str, np.n
                                                do="write the model: convert it to .onnx")  # fmt: skip
                     arrays[f"{key}_l{at}{'_reverse' * (direction == 'backward')}"] = array
                 else:
-                    arrays[".".join([name, *([direction] if len(halves) > 1 else []), key])] = array
+                    arrays[".".join(filter(None, (name, direction, key)))] = array
     return arrays, used
 
 

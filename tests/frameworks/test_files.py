@@ -28,3 +28,8 @@ def test_directions_are_told_apart_by_their_names(cell: Cell) -> None:
     both = Cell.join(cell, replace(cell, direction="reverse"))
     assert {"weight_ih_l0", "weight_hh_l0_reverse"} <= named_arrays({"encoder": both}, "torch")[0].keys()
     assert {"encoder.forward.kernel", "encoder.backward.kernel"} <= named_arrays({"encoder": both}, "keras")[0].keys()
+
+
+def test_one_direction_is_told_where_it_is_not_forward(cell: Cell) -> None:
+    assert "encoder.kernel" in named_arrays({"encoder": cell}, "keras")[0]
+    assert "encoder.backward.kernel" in named_arrays({"encoder": replace(cell, direction="reverse")}, "keras")[0]
