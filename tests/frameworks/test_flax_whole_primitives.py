@@ -14,6 +14,7 @@ from flax import nnx
 from jax import lax
 
 import bridge
+from bridge.errors import Unsupported
 from tests.tolerances import assert_within_referee_bound
 from tests.whole_models.flax_runs import QUICK
 
@@ -127,6 +128,12 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Make]] = {
     "what is not finite": (lambda x: (jnp.isnan(jnp.log(x)), jnp.isinf(1 / jnp.floor(x)), jnp.nan_to_num(jnp.log(x))),
                            floats),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("function", [lambda x: x.at[:, 1].apply(jnp.sin), lambda x: x.at[:, [1, 2]].apply(jnp.sin)])
+def test_a_function_applied_at_places_is_refused(function: Callable[..., Any]) -> None:
+    with pytest.raises(Unsupported, match=r"a function applied at places of an array"):
+        bridge.to_onnx(Function(function), example=floats(2, 5, np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

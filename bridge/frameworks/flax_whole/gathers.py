@@ -224,6 +224,9 @@ def scatter(c: Lowering, eqn: Any, x: Term, indices: Term, updates: Term) -> Ter
     targets = list(numbers.scatter_dims_to_operand_dims)
     if numbers.operand_batching_dims:
         raise Unsupported("a scatter with batch axes", where=c.path)
+    if kind == "none" and p["update_jaxpr"] is not None:  # a plain scatter has none
+        raise Unsupported("a function applied at places of an array", where=c.path, got="at[...].apply",
+                          do="x.at[at].set(function(x[at]))")  # fmt: skip
     parts = _components(c, indices, targets, targets)
     inserted = list(numbers.inserted_window_dims)
     if len(indices.shape) == 1 and all(part.is_constant for part in parts):
