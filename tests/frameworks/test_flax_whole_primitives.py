@@ -97,6 +97,9 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Make]] = {
                  booleans),
     "rounding": (lambda x: (jnp.round(x * 4), jnp.trunc(x), lax.round(x * 2, lax.RoundingMethod.AWAY_FROM_ZERO),
                             (x * 3).astype(jnp.int32), x.astype(bool)), floats),
+    "casts of what is no such integer": (
+        lambda x: ((300 * x).astype(jnp.int8), (300 * x).astype(jnp.uint8), (9e4 * x).astype(jnp.int16),
+                   (3e9 * x).astype(jnp.int32), (9e9 * x).astype(jnp.uint32), jnp.log(x).astype(jnp.int32)), floats),
     "halves": (lambda x: (jnp.round(x * 0.5), lax.round(x * 0.5, lax.RoundingMethod.AWAY_FROM_ZERO)), integers),
     "small and large": (lambda x: (jnp.log1p(x * 1e-4), jnp.expm1(x * 1e-5), jnp.expm1(20 * x), jax.nn.softplus(60 * x),
                                    jax.nn.elu(40 * x), jnp.logaddexp(50 * x, 0.0), jax.nn.log_sigmoid(50 * x)), floats),

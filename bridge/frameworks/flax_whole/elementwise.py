@@ -201,10 +201,26 @@ def clamp(c: Lowering, eqn: Any, low: Term, x: Term, high: Term) -> Term:
 
 def convert(c: Lowering, eqn: Any, x: Term) -> Term:
     """convert_element_type."""
-    wanted = np.dtype(eqn.params["new_dtype"])
-    if np.dtype(x.dtype) == wanted:
+    wanted, own = np.dtype(eqn.params["new_dtype"]), np.dtype(x.dtype)
+    if own == wanted:
         return x
-    return c.elementwise(eqn, [x], lambda value: c.op("Cast", value, to=_onnx_type(c, wanted)))
+    write = _saturated if own.kind == "f" and wanted.kind in "iu" else _cast
+    return c.elementwise(eqn, [x], lambda value: write(c, value, wanted))
+
+
+def _cast(c: Lowering, value: ir.Value, wanted: np.dtype[Any]) -> ir.Value:
+    return c.op("Cast", value, to=_onnx_type(c, wanted))  # type: ignore[no-any-return]
+
+
+def _saturated(c: Lowering, value: ir.Value, wanted: np.dtype[Any]) -> ir.Value:
+    """Floats as integers: XLA takes the nearest integer that there is, and 0 for NaN; a Cast of them is undefined."""
+    limits = np.iinfo(wanted)
+    wide = np.dtype(np.float32 if limits.bits < 32 else np.float64)  # which has the limits of up to 32 bits exactly
+    value = c.w.cast(value, wide.name)
+    low, high = (c.number(limit, wide) for limit in (limits.min, limits.max))
+    near = c.op("Min", c.op("Max", value, low), high)
+    number = c.op("Where", c.op("IsNaN", value), c.number(0, wide), near)
+    return _cast(c, number, wanted)
 
 
 def _onnx_type(c: Lowering, dtype: np.dtype[Any]) -> int:
