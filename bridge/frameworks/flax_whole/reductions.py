@@ -74,7 +74,7 @@ def running(c: Lowering, eqn: Any, x: Term) -> Term:
     start = c.full(constant(first, rest))
 
     def body(b: Writer, states: tuple[ir.Value, ...], steps: tuple[ir.Value, ...]) -> Any:
-        new = b.typed(_joined(b, name, states[0], steps[0]), states[0].shape)
+        new = b.typed(_joined(b, name, states[0], steps[0], dtype), states[0].shape)
         return [new], [new]
 
     label = ".".join(filter(None, (c.path, name)))
@@ -90,10 +90,12 @@ def _neutral(name: str, dtype: np.dtype[Any]) -> Any:
     return np.iinfo(dtype).max if name == "cummin" else np.iinfo(dtype).min
 
 
-def _joined(b: Writer, name: str, state: ir.Value, step: ir.Value) -> ir.Value:
+def _joined(b: Writer, name: str, state: ir.Value, step: ir.Value, dtype: np.dtype[Any]) -> ir.Value:
     if name in RUNNING:
         return b.op(RUNNING[name], state, step)
     top = b.op("Max", state, step)
+    zero, infinity = (b.constant(np.asarray(number, dtype)) for number in (0, np.inf))
+    top = b.op("Where", b.op("Equal", b.op("Abs", top), infinity), zero, top)  # inf - inf would be NaN
     parts = [b.op("Exp", b.op("Sub", each, top)) for each in (state, step)]
     return b.op("Add", top, b.op("Log", b.op("Add", *parts)))
 
