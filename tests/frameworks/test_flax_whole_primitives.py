@@ -101,6 +101,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Make]] = {
         lambda x: ((300 * x).astype(jnp.int8), (300 * x).astype(jnp.uint8), (9e4 * x).astype(jnp.int16),
                    (3e9 * x).astype(jnp.int32), (9e9 * x).astype(jnp.uint32), jnp.log(x).astype(jnp.int32)), floats),
     "halves": (lambda x: (jnp.round(x * 0.5), lax.round(x * 0.5, lax.RoundingMethod.AWAY_FROM_ZERO)), integers),
+    "shifts of all bits": (lambda x: (x << 31, x >> 31, x << 40, x >> 40), integers),
     "small and large": (lambda x: (jnp.log1p(x * 1e-4), jnp.expm1(x * 1e-5), jnp.expm1(20 * x), jax.nn.softplus(60 * x),
                                    jax.nn.elu(40 * x), jnp.logaddexp(50 * x, 0.0), jax.nn.log_sigmoid(50 * x)), floats),
     "angles": (lambda x: (jnp.arctan2(x, x[..., ::-1]), jnp.arctan2(x, jnp.zeros_like(x)), jnp.sin(x), jnp.arcsinh(x),

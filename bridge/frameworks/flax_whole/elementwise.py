@@ -249,9 +249,15 @@ def shift(c: Lowering, eqn: Any, x: Term, by: Term) -> Term:
     alike = by.is_constant and by.array.size and by.array.min() == by.array.max()
     if not alike or np.dtype(x.dtype).kind != "i":
         raise Unsupported("a shift by a computed number of bits", where=c.path, got=eqn.primitive.name)
-    factor = c.number(2 ** int(np.asarray(by.array).flat[0]), x.dtype)
+    bits, width = int(np.asarray(by.array).flat[0]), np.iinfo(x.dtype).bits
+    bits = bits if 0 <= bits < width else width  # JAX reads the number without its sign
     if eqn.primitive.name == "shift_left":
+        factor = c.known(np.asarray(0 if bits == width else 1 << bits, np.int64).astype(x.dtype))  # the top bit wraps
         return c.elementwise(eqn, [x], lambda value: c.op("Mul", value, factor))
+    if bits >= width - 1:
+        sign, zero = c.number(-1, x.dtype), c.number(0, x.dtype)
+        return c.elementwise(eqn, [x], lambda value: c.op("Where", c.op("Less", value, zero), sign, zero))
+    factor = c.number(1 << bits, x.dtype)
     return c.elementwise(eqn, [x], lambda value: c.op("Div", c.op("Sub", value, c.op("Mod", value, factor)), factor))
 
 
