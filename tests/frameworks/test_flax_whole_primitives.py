@@ -106,6 +106,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Make]] = {
                                    jax.nn.elu(40 * x), jnp.logaddexp(50 * x, 0.0), jax.nn.log_sigmoid(50 * x)), floats),
     "angles": (lambda x: (jnp.arctan2(x, x[..., ::-1]), jnp.arctan2(x, jnp.zeros_like(x)), jnp.sin(x), jnp.arcsinh(x),
                           jnp.hypot(x, 2.0)), floats),
+    "angles of zeros": (lambda x: (jnp.arctan2(-jnp.maximum(x, 0.0), x), jnp.arctan2(-jnp.maximum(x, 0.0), 0 * x),
+                                   jnp.arctan2(1 / jnp.maximum(x, 0.0), -1 / jnp.maximum(-x, 0.0))), floats),
     "reductions": (lambda x: (x.sum((0, 2)), x.max(0), x.prod(-1), x.std(-1), jnp.nanmean(x, -1), jnp.average(x, 1),
                               jax.nn.logsumexp(x, 1), jax.nn.log_softmax(x, 1)), floats),
     "products": (lambda x: (jnp.einsum("bti,btj->bij", x, x), jnp.einsum("bti,cti->bc", x, x), x @ x.swapaxes(1, 2),

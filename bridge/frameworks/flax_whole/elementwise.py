@@ -231,15 +231,19 @@ def _onnx_type(c: Lowering, dtype: np.dtype[Any]) -> int:
 
 
 def atan2(c: Lowering, eqn: Any, y: Term, x: Term) -> Term:
-    """The angle of (x, y): atan(y / x), half a turn further where x < 0, a quarter where x = 0."""
+    """The angle of (x, y): atan(y / x), half a turn further where x < 0; zeros have a side, as their signs say."""
+
+    def negative(value: ir.Value) -> ir.Value:
+        zero = c.number(0, x.dtype)
+        side = c.op("Where", c.op("Equal", value, zero), c.op("Reciprocal", value), value)
+        return c.op("Less", side, zero)  # type: ignore[no-any-return]
 
     def write(up: ir.Value, along: ir.Value) -> ir.Value:
-        zero = c.number(0, x.dtype)
-        half = c.op("Where", c.op("Less", up, zero), c.number(-np.pi, x.dtype), c.number(np.pi, x.dtype))
-        angle = c.op("Atan", c.op("Div", up, along))
-        angle = c.op("Where", c.op("Less", along, zero), c.op("Add", angle, half), angle)
-        upright = c.op("Mul", c.op("Sign", up), c.number(np.pi / 2, x.dtype))
-        return c.op("Where", c.op("Equal", along, zero), upright, angle)  # type: ignore[no-any-return]
+        half = c.op("Where", negative(up), c.number(-np.pi, x.dtype), c.number(np.pi, x.dtype))
+        alike = c.op("Equal", c.op("Abs", up), c.op("Abs", along))  # 0 / 0 and inf / inf too, which are NaN
+        signs = c.op("Mul", c.op("Sign", up), c.op("Sign", along))
+        angle = c.op("Atan", c.op("Where", alike, signs, c.op("Div", up, along)))
+        return c.op("Where", negative(along), c.op("Add", angle, half), angle)  # type: ignore[no-any-return]
 
     return c.elementwise(eqn, [y, x], write)
 
