@@ -131,6 +131,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Make]] = {
                          lax.while_loop(lambda c: c.sum() < 100, lambda c: 2 * c + 1, jnp.abs(x))), floats),
     "branches": (lambda x, s: (lax.switch(s, [lambda v: v, lambda v: 2 * v, lambda v: -v], x),
                                lax.cond(s > 2, jnp.sin, lambda v: v + 1, x)), place),
+    "the power 0 of what is not finite": (lambda x: (1 / jnp.maximum(x, 0.0)) ** 0 + jnp.log(x) ** 0, floats),
     "running logarithms of zeros": (
         lambda x: (jnp.exp(lax.cumlogsumexp(jnp.log(jnp.maximum(x, 0.0)), 1)),
                    jnp.exp(lax.cumlogsumexp(jnp.log(jnp.maximum(x, 0.0)), 1, reverse=True))), floats),

@@ -10,7 +10,7 @@ import numpy as np
 
 from bridge.errors import Unsupported
 from bridge.frameworks.flax_whole.softmax import softmax
-from bridge.frameworks.flax_whole.terms import Lowering, Term
+from bridge.frameworks.flax_whole.terms import Lowering, Term, constant
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -106,10 +106,10 @@ def exp2(c: Lowering, eqn: Any, x: Term) -> Term:
 def integer_pow(c: Lowering, eqn: Any, x: Term) -> Term:
     """A power by a number, small ones by multiplication as XLA does it."""
     exponent = int(eqn.params["y"])
+    if exponent == 0:  # of what is not finite too
+        return constant(np.ones((1,) * len(x.shape), x.dtype), tuple(eqn.outvars[0].aval.shape))
 
     def write(value: ir.Value) -> ir.Value:
-        if exponent == 0:
-            return c.op("Sub", c.op("Mul", value, c.number(0, x.dtype)), c.number(-1, x.dtype))  # type: ignore[no-any-return]
         power = value
         for _ in range(abs(exponent) - 1) if abs(exponent) <= 4 else ():
             power = c.op("Mul", power, value)
