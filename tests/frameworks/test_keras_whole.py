@@ -21,7 +21,7 @@ from bridge.ops.program import evaluate
 from tests.models import inside, model_file
 from tests.tolerances import assert_within_referee_bound
 from tests.whole_models import keras_runs
-from tests.whole_models.keras_cases import OTHERS, Case, Pair, Tagger, ValueDependent, all_cases
+from tests.whole_models.keras_cases import OTHERS, Case, Pair, Tagger, ValueDependent, all_cases, sequences
 
 SHOWN = (
     "bidirectional LSTM last", "GRU reset before tagger", "three layers with norms", "StackedRNNCells states",
@@ -40,6 +40,24 @@ def test_one_export_is_right_at_other_sizes(name: str) -> None:
     case = CASES[name]
     verdict = keras_runs.run(case, OTHERS[1:3])
     assert (verdict.outcome, verdict.fused, verdict.scans) == ("right", case.fused, case.scans), verdict.detail
+
+
+class AllStates(keras.Model):
+    """A forward layer with one state, and a backward layer with two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        backward = layers.LSTM(5, return_state=True, go_backwards=True)
+        self.rnn = layers.Bidirectional(layers.GRU(5, return_state=True), backward_layer=backward)
+
+    def call(self, x: Any) -> Any:
+        y, *states = self.rnn(x)
+        return [2 * y, *states]
+
+
+def test_directions_of_other_states_give_all_of_them() -> None:
+    verdict = keras_runs.run(Case("states", AllStates, sequences, 2, example=True), OTHERS[1:3])
+    assert (verdict.outcome, verdict.fused) == ("right", 2), verdict.detail
 
 
 @pytest.mark.parametrize("case", [case for case in CASES.values() if case.refused], ids=lambda case: case.name)

@@ -155,7 +155,7 @@ class Stubs:
             masks = [tf.cast(value, "bool") for value in keras.tree.flatten(mask) if value is not None][:1]
             states = [tf.cast(value, dtype) for value in keras.tree.flatten(initial_state) if value is not None]
             inputs = [tf.cast(sequences, dtype), *masks, *states]
-            shapes = layer.compute_output_shape(tuple(sequences.shape))
+            shapes = _output_shapes(layer, tuple(sequences.shape))
             flat: list[tuple[int | None, ...]] = []
             structure = keras.tree.map_shape_structure(flat.append, shapes)
             outputs = tf.numpy_function(_never, inputs, [tf.as_dtype(dtype)] * len(flat))
@@ -176,6 +176,15 @@ class Stubs:
             del node.attr[name]
         node.domain, node.type = STUB
         node.set_attr("call", self._tokens[token])
+
+
+def _output_shapes(layer: Any, shape: tuple[int | None, ...]) -> Any:
+    """The shapes of what a layer returns, of which Keras' Bidirectional takes both layers' states to be alike."""
+    shapes = layer.compute_output_shape(shape)
+    if not isinstance(layer, keras.layers.Bidirectional) or not layer.return_state:
+        return shapes
+    forward, backward = (each.compute_output_shape(shape)[1:] for each in (layer.forward_layer, layer.backward_layer))
+    return (*shapes[: len(shapes) - 2 * len(forward)], *forward, *backward)
 
 
 def _never(*_: Any) -> None:
