@@ -33,7 +33,8 @@ def only_recurrent(model: Any) -> bool:
                 return False
         elif not (native and type(operation).__name__ in (*IDENTITIES, "InputLayer")):
             return False
-    return not any(_given_mask(node) for node in functional._nodes)  # noqa: SLF001 (no public list of calls)
+    nodes = [node for level in functional._nodes_by_depth.values() for node in level]  # noqa: SLF001 (no public list)
+    return not any(_given_mask(node) for node in nodes)
 
 
 def _given_mask(node: Any) -> bool:

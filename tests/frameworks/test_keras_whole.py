@@ -60,6 +60,18 @@ def test_directions_of_other_states_give_all_of_them() -> None:
     assert (verdict.outcome, verdict.fused) == ("right", 2), verdict.detail
 
 
+def test_a_mask_given_to_a_model_of_one_layer_is_carried() -> None:
+    def build() -> keras.Model:
+        x, mask = keras.Input((None, 3)), keras.Input((None,), dtype="bool")
+        return keras.Model([x, mask], layers.LSTM(5, return_sequences=True)(x, mask=mask))
+
+    def with_mask(batch: int, time: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        return (*sequences(batch, time, rng), rng.random((batch, time)) < 0.6)
+
+    verdict = keras_runs.run(Case("mask", build, with_mask, 1, scans=1), OTHERS[1:3])
+    assert (verdict.outcome, verdict.fused, verdict.scans) == ("right", 1, 1), verdict.detail
+
+
 @pytest.mark.parametrize("case", [case for case in CASES.values() if case.refused], ids=lambda case: case.name)
 def test_what_cannot_be_exported_is_named_and_the_model_stays_as_it_was(case: Case) -> None:
     model = keras_runs.built(case)
