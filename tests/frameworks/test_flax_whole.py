@@ -189,6 +189,28 @@ def test_sizes_that_only_the_example_makes_equal_stay_free() -> None:
     np.testing.assert_allclose(got, module(a, b), atol=1e-6)
 
 
+class Started(nnx.Module):
+    """A layer in the order of time, with the state that it is given."""
+
+    def __init__(self) -> None:
+        self.rnn = nnx.RNN(nnx.GRUCell(INPUTS, HIDDEN, rngs=nnx.Rngs(0)), time_major=True, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: Any, carry: Any) -> Any:
+        return self.rnn(x, initial_carry=carry)
+
+
+def test_a_time_that_is_the_number_of_units_in_the_example_stays_free() -> None:
+    module, rng = Started(), np.random.default_rng(0)
+
+    def inputs(time: int, batch: int) -> dict[str, np.ndarray]:
+        return {"x": rng.standard_normal((time, batch, INPUTS)).astype(np.float32),
+                "carry": rng.standard_normal((batch, HIDDEN)).astype(np.float32)}  # fmt: skip
+
+    model = bridge.to_onnx(module, example=inputs(HIDDEN, HIDDEN + 1))
+    others = inputs(HIDDEN + 3, 2)
+    np.testing.assert_allclose(session(model).run(None, others)[0], module(**others), atol=2e-6)
+
+
 class Learned(nnx.Module):
     """Positions that are parameters: at most 16."""
 

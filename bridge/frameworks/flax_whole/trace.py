@@ -199,14 +199,18 @@ class _Tracer:
         return best
 
     def _grown(self, groups: Sequence[Group]) -> tuple[Symbolic, Any] | None:
-        """One group after another made symbolic, where the model allows it."""
+        """One group after another made symbolic, where the model allows it; of one that it does not, each axis."""
         chosen: tuple[Group, ...] = ()
         found: tuple[Symbolic, Any] | None = None
         for group in groups:
-            symbolic = _assigned(self._inputs, (*chosen, group), self._asked)
-            jaxpr = self.attempt(symbolic)
-            if jaxpr is not None:
-                chosen, found = (*chosen, group), (symbolic, jaxpr)
+            singles = [(place,) for place in group] if len(group) > 1 else []
+            for part in (group, *singles):
+                symbolic = _assigned(self._inputs, (*chosen, part), self._asked)
+                jaxpr = self.attempt(symbolic)
+                if jaxpr is not None:
+                    chosen, found = (*chosen, part), (symbolic, jaxpr)
+                if jaxpr is not None and part is group:
+                    break
         return found
 
     def loosened(self, symbolic: Symbolic, jaxpr: Any) -> tuple[Symbolic, Any]:
