@@ -33,9 +33,9 @@ def valid_steps(w: Writer, x: ir.Value, lengths: ir.Value) -> ir.Value:
 
 def time_steps(w: Writer, x: ir.Value) -> ir.Value:
     """Count 0 … T-1 as int32 [T]."""
-    count = w.squeeze(w.cast(w.dim(x, 0), "int32"), 0)
-    steps = w.op("Range", w.constant(np.asarray(0, np.int32)), count, w.constant(np.asarray(1, np.int32)))
-    return w.typed(steps, (_dim(x, 0),))
+    # Counted in int64: of a limit that was cast, onnxruntime may know the number and takes it for int64 then.
+    steps = w.op("Range", w.constant(0), w.squeeze(w.dim(x, 0), 0), w.constant(1))
+    return w.typed(w.cast(steps, "int32"), (_dim(x, 0),))
 
 
 def zero_past(w: Writer, y: ir.Value, lengths: ir.Value) -> ir.Value:

@@ -21,7 +21,7 @@ from bridge.ops.program import evaluate
 from tests.models import inside, model_file
 from tests.tolerances import assert_within_referee_bound
 from tests.whole_models import keras_runs
-from tests.whole_models.keras_cases import OTHERS, Case, Pair, Tagger, ValueDependent, all_cases, sequences
+from tests.whole_models.keras_cases import OTHERS, Case, Pair, Tagger, ValueDependent, all_cases, ragged, sequences
 
 SHOWN = (
     "bidirectional LSTM last", "GRU reset before tagger", "three layers with norms", "StackedRNNCells states",
@@ -70,6 +70,18 @@ def test_a_mask_given_to_a_model_of_one_layer_is_carried() -> None:
 
     verdict = keras_runs.run(Case("mask", build, with_mask, 1, scans=1), OTHERS[1:3])
     assert (verdict.outcome, verdict.fused, verdict.scans) == ("right", 1, 1), verdict.detail
+
+
+def test_steps_are_counted_where_onnxruntime_alone_knows_how_many() -> None:
+    def build() -> keras.Model:
+        x = keras.Input((5, 3))
+        y = layers.TimeDistributed(layers.Dense(2))(layers.Masking(-1.0)(x))
+        forward, backward = layers.GRU(2, activation="log_sigmoid"), layers.LSTM(2, go_backwards=True)
+        return keras.Model(x, layers.Bidirectional(forward, backward_layer=backward)(y))
+
+    case = Case("steps", build, ragged, 1, scans=1, options=(("masks", "right"),), fixed_time=5)
+    verdict = keras_runs.run(case, OTHERS[1:3])
+    assert (verdict.outcome, verdict.scans) == ("right", 1), verdict.detail
 
 
 @pytest.mark.parametrize("case", [case for case in CASES.values() if case.refused], ids=lambda case: case.name)
