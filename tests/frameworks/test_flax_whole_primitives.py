@@ -69,6 +69,9 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Make]] = {
                         jnp.pad(x, ((0, 0), (9, 1), (0, 0)), "wrap"), jnp.pad(x, 1, constant_values=3.0)), floats),
     "gathers": (lambda x, n: (x[jnp.arange(x.shape[0]), n], jnp.take_along_axis(x, n[:, None, None], 1),
                               jax.vmap(lambda row, at: row[at])(x, n)), rows),
+    "gathers for each row": (lambda x, n: (jax.vmap(lambda row, at: row[:, at % 6])(x, jnp.stack([n, n + 1], 1)),
+                                           jax.vmap(lambda row, at: row.at[:, at].get(mode="fill", fill_value=0.0))(
+                                               x, jnp.stack([n, n + 2], 1))), rows),
     "takes out of range": (lambda x, n: (jnp.take(x, n, axis=-1, mode="clip"),
                                          jnp.take(x, n, axis=-1, mode="fill", fill_value=-1.0)), beyond),
     "scatters": (lambda x, n: (x.at[jnp.arange(x.shape[0]), n].set(0.5), x.at[jnp.arange(x.shape[0]), n].add(1.0),

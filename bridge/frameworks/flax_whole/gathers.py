@@ -33,8 +33,9 @@ def gather(c: Lowering, eqn: Any, x: Term, indices: Term) -> Term:
     p = eqn.params
     numbers, sizes = p["dimension_numbers"], p["slice_sizes"]
     mode = p["mode"].name
-    starts = [at for at in numbers.start_index_map if sizes[at] != x.shape[at] or _is_one(x.shape[at])]
-    parts = _components(c, indices, list(numbers.start_index_map), starts)
+    every = _axes(numbers.start_index_map)
+    starts = [at for at in every if sizes[at] != x.shape[at] or _is_one(x.shape[at])]
+    parts = _components(c, indices, every, starts)
     if len(indices.shape) == 1 and (mode != "FILL_OR_DROP" or all(part.is_constant for part in parts)):
         return _window(c, eqn, x, parts, starts, mode)
     for axis, size in enumerate(sizes):
@@ -51,6 +52,11 @@ def gather(c: Lowering, eqn: Any, x: Term, indices: Term) -> Term:
     rank, offsets = len(eqn.outvars[0].aval.shape), list(numbers.offset_dims)
     inside = c.op("Unsqueeze", inside, c.ints(offsets)) if offsets and rank else inside
     return c.result(eqn, c.op("Where", inside, value, _filling(c, p["fill_value"], x.dtype)))
+
+
+def _axes(numbers: Sequence[Any]) -> list[int]:
+    """Axes as Python's integers, which attributes are made of: under vmap JAX counts some in numpy's."""
+    return [int(axis) for axis in numbers]
 
 
 def _filling(c: Lowering, value: Any, dtype: Any) -> ir.Value:
@@ -137,7 +143,7 @@ def _window(c: Lowering, eqn: Any, x: Term, parts: Sequence[Term], starts: Seque
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     axes = [axis for axis in starts if sizes[axis] != x.shape[axis]]
     begins = [clamped_start(c, parts[starts.index(axis)], x.shape[axis], sizes[axis]) for axis in axes]
-    collapsed = list(numbers.collapsed_slice_dims)
+    collapsed = _axes(numbers.collapsed_slice_dims)
     value = c.full(x)
     if len(axes) == 1 and collapsed == axes and sizes[axes[0]] == 1:
         (begin,) = begins
@@ -186,7 +192,7 @@ def _gathered(c: Lowering, eqn: Any, x: Term, indices: Term, found: Sequence[ir.
               ) -> ir.Value:  # fmt: skip
     """Gather, or GatherND over [batch axes, indexed axes, the rest]; then axes in JAX's order."""
     numbers = eqn.params["dimension_numbers"]
-    batch = list(numbers.operand_batching_dims)
+    batch = _axes(numbers.operand_batching_dims)
     rest = [axis for axis in range(len(x.shape)) if axis not in (*batch, *starts)]
     count = len(indices.shape) - 1
     labels: list[tuple[str, int]]
@@ -195,7 +201,7 @@ def _gathered(c: Lowering, eqn: Any, x: Term, indices: Term, found: Sequence[ir.
         labels = [("x", axis) for axis in rest if axis < starts[0]] + [("i", at) for at in range(count)]
         labels += [("x", axis) for axis in rest if axis > starts[0]]
     else:
-        order = [*numbers.start_indices_batching_dims]
+        order = _axes(numbers.start_indices_batching_dims)
         order += [at for at in range(count) if at not in order]
         turned = [c.w.transpose(index, order) for index in found]
         stacked = c.w.concat([c.op("Unsqueeze", index, c.ints([count])) for index in turned], count)
@@ -221,14 +227,14 @@ def scatter(c: Lowering, eqn: Any, x: Term, indices: Term, updates: Term) -> Ter
     """Put slices into an array, or add, multiply, take extremes: ScatterND; a single window by joining around it."""
     p = eqn.params
     numbers, kind = p["dimension_numbers"], SCATTERS[eqn.primitive.name]
-    targets = list(numbers.scatter_dims_to_operand_dims)
+    targets = _axes(numbers.scatter_dims_to_operand_dims)
     if numbers.operand_batching_dims:
         raise Unsupported("a scatter with batch axes", where=c.path)
     if kind == "none" and p["update_jaxpr"] is not None:  # a plain scatter has none
         raise Unsupported("a function applied at places of an array", where=c.path, got="at[...].apply",
                           do="x.at[at].set(function(x[at]))")  # fmt: skip
     parts = _components(c, indices, targets, targets)
-    inserted = list(numbers.inserted_window_dims)
+    inserted = _axes(numbers.inserted_window_dims)
     if len(indices.shape) == 1 and all(part.is_constant for part in parts):
         return _set_window(c, eqn, x, updates, parts, targets, inserted)
     if sorted(inserted) != sorted(targets):
@@ -243,7 +249,7 @@ def scatter(c: Lowering, eqn: Any, x: Term, indices: Term, updates: Term) -> Ter
     data = c.w.transpose(c.full(x), order)
     if spare:  # a row for what JAX drops
         data = padded(c, data, [(0, int(at == 0)) for at in range(len(order))], None)
-    window = list(numbers.update_window_dims)
+    window = _axes(numbers.update_window_dims)
     turned = [at for at in range(len(updates.shape)) if at not in window] + window
     values = c.w.transpose(c.full(updates), turned)
     value = c.op("ScatterND", data, stacked, values, reduction=None if kind == "none" else kind)
