@@ -132,6 +132,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Make]] = {
                                   reverse=True),
                          lax.fori_loop(0, x.shape[1], lambda at, c: 0.5 * c + x[:, at], jnp.zeros_like(x[:, 0])),
                          lax.while_loop(lambda c: c.sum() < 100, lambda c: 2 * c + 1, jnp.abs(x))), floats),
+    "loops for each row": (lambda x, n: jax.vmap(lambda row, steps: lax.while_loop(
+        lambda c: c[0] < steps, lambda c: (c[0] + 1, 0.9 * c[1] + 1, ~c[2]), (0, row, row > 0)))(x, abs(n)), rows),
     "branches": (lambda x, s: (lax.switch(s, [lambda v: v, lambda v: 2 * v, lambda v: -v], x),
                                lax.cond(s > 2, jnp.sin, lambda v: v + 1, x)), place),
     "the power 0 of what is not finite": (lambda x: (1 / jnp.maximum(x, 0.0)) ** 0 + jnp.log(x) ** 0, floats),

@@ -178,17 +178,18 @@ def select(c: Lowering, eqn: Any, which: Term, *cases: Term) -> Term:
     def write(index: ir.Value, *values: ir.Value) -> ir.Value:
         if boolean or len(values) == 2:
             test = index if boolean else c.w.cast(index, "bool")
-            return _where(c, test, values[1], values[0], cases[0].dtype)
+            return where(c, test, values[1], values[0], cases[0].dtype)
         result = values[-1]
         for at in range(len(values) - 2, -1, -1):
             test = c.op("LessOrEqual", index, c.number(at, which.dtype))
-            result = _where(c, test, values[at], result, cases[0].dtype)
+            result = where(c, test, values[at], result, cases[0].dtype)
         return result
 
     return c.elementwise(eqn, [which, *cases], write) if len(cases) > 1 else cases[0]
 
 
-def _where(c: Lowering, test: ir.Value, yes: ir.Value, no: ir.Value, dtype: Any) -> ir.Value:
+def where(c: Lowering, test: ir.Value, yes: ir.Value, no: ir.Value, dtype: Any) -> ir.Value:
+    """Of two values by a boolean, booleans too, for which Where has no kernel."""
     if np.dtype(dtype) != np.bool_:
         return c.op("Where", test, yes, no)  # type: ignore[no-any-return]
     return c.op("Or", c.op("And", test, yes), c.op("And", c.op("Not", test), no))  # type: ignore[no-any-return]

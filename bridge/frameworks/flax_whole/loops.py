@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from bridge.frameworks.flax_whole.elementwise import where
 from bridge.frameworks.flax_whole.fusing import fused
 from bridge.frameworks.flax_whole.recurrence import recurrence_p
 from bridge.frameworks.flax_whole.sizes import is_symbolic
@@ -141,28 +142,58 @@ def _choice(
 
 
 def while_loop(c: Lowering, eqn: Any, *terms: Term, rules: Mapping[str, Rule]) -> list[Term]:
-    """lax.while_loop, and lax.fori_loop where the number of steps is a size: an ONNX Loop."""
+    """lax.while_loop, and lax.fori_loop where the number of steps is a size: an ONNX Loop.
+
+    Under vmap the test is one for each row: the loop goes on while any holds, and a row stays as its own test fails.
+    """
     from bridge.graph.subgraphs import write_loop
 
     p = eqn.params
     tests, bodies = p["cond_nconsts"], p["body_nconsts"]
     for_test, for_body, carry = terms[:tests], terms[tests : tests + bodies], terms[tests + bodies :]
     avals = [var.aval for var in p["body_jaxpr"].jaxpr.invars[bodies:]]
+    rows = len(p["cond_jaxpr"].out_avals[0].shape)
     states = [c.full(term) for term in carry]
 
     def held(values: Sequence[ir.Value]) -> list[Term]:
         return [Term(shape=tuple(aval.shape), dtype=aval.dtype, thin=tuple(aval.shape), value=value)
                 for aval, value in zip(avals, values, strict=True)]  # fmt: skip
 
+    def tested(b: Writer, terms: Sequence[Term]) -> ir.Value:
+        (found,) = inside(c, b, p["cond_jaxpr"], [*for_test, *terms], rules)
+        return found
+
     def body(b: Writer, values: tuple[ir.Value, ...]) -> Any:
         new = inside(c, b, p["body_jaxpr"], [*for_body, *held(values)], rules)
-        (goes_on,) = inside(c, b, p["cond_jaxpr"], [*for_test, *held(new)], rules)
-        return goes_on, new
+        if rows:
+            running = tested(b, held(values))
+            new = [_still(c, b, running, (yes, no), aval) for yes, no, aval in zip(new, values, avals, strict=True)]
+        return _any(b, tested(b, held(new)), rows), new
 
-    (begins,) = (c.full(term) for term in lower(c, p["cond_jaxpr"], [*for_test, *carry], rules))
+    begins = _any(c.w, tested(c.w, carry), rows)
     name = ".".join(filter(None, (c.path, "Loop")))
     final = write_loop(c.w, begins, body, states, name, None)
     return [c.result(eqn, value, at=at) for at, value in enumerate(final)]
+
+
+def _any(b: Writer, test: ir.Value, rows: int) -> ir.Value:
+    """Whether a test holds for any row."""
+    if not rows:
+        return test
+    highest = b.op("ReduceMax", b.cast(test, "int32"), b.constant(list(range(rows))), keepdims=0)
+    return b.typed(b.cast(highest, "bool"), ())
+
+
+def _still(c: Lowering, b: Writer, running: ir.Value, pair: tuple[ir.Value, ir.Value], aval: Any) -> ir.Value:
+    """The first of a pair in the rows that go on, the second in the others."""
+    outer, c.w = c.w, b
+    try:
+        rows = len(running.shape or ())
+        fresh = list(range(rows, len(aval.shape)))
+        running = c.op("Unsqueeze", running, c.ints(fresh)) if fresh else running
+        return c.typed(where(c, running, *pair, aval.dtype), aval.shape, aval.dtype)
+    finally:
+        c.w = outer
 
 
 CONTROL: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({"scan": scan, "cond": cond, "while": while_loop})
