@@ -199,14 +199,15 @@ class Started(nnx.Module):
         return self.rnn(x, initial_carry=carry)
 
 
-def test_a_time_that_is_the_number_of_units_in_the_example_stays_free() -> None:
+@pytest.mark.parametrize("sizes", [(HIDDEN, HIDDEN + 1), (HIDDEN + 1, HIDDEN)], ids=["time", "batch"])
+def test_a_size_that_is_the_number_of_units_in_the_example_stays_free(sizes: tuple[int, int]) -> None:
     module, rng = Started(), np.random.default_rng(0)
 
     def inputs(time: int, batch: int) -> dict[str, np.ndarray]:
         return {"x": rng.standard_normal((time, batch, INPUTS)).astype(np.float32),
                 "carry": rng.standard_normal((batch, HIDDEN)).astype(np.float32)}  # fmt: skip
 
-    model = bridge.to_onnx(module, example=inputs(HIDDEN, HIDDEN + 1))
+    model = bridge.to_onnx(module, example=inputs(*sizes))
     others = inputs(HIDDEN + 3, 2)
     np.testing.assert_allclose(session(model).run(None, others)[0], module(**others), atol=2e-6)
 

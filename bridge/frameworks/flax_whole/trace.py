@@ -129,7 +129,7 @@ def _asked(inputs: Sequence[Input], dynamic: object) -> _Asked:
 
 
 def _levels(inputs: Sequence[Input], asked: _Asked) -> list[tuple[Group, ...]]:
-    """Which axes share a symbol: none, those axes 0 that are equal in the example, axes 1 too, any."""
+    """Which axes share a symbol: none, axes 0 that are equal in the example, axes 1 too, any, any but the last."""
     free = [(at, axis) for at, each in enumerate(inputs) if each.name not in asked.named
             for axis in range(min(2, len(each.shape)))]  # fmt: skip
 
@@ -141,6 +141,7 @@ def _levels(inputs: Sequence[Input], asked: _Asked) -> list[tuple[Group, ...]]:
         lambda place: size(place) if place[1] == 0 else place,
         lambda place: (place[1], size(place)),
         size,
+        lambda place: place if 0 < place[1] == len(inputs[place[0]].shape) - 1 else size(place),  # which are features
     ]
     levels: dict[tuple[Group, ...], None] = {}
     for key in keys:
