@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 NOTES: Final = "bridge.notes"
 
+RIGHT_PADDED: Final = "its mask is taken as right-padded (masks='right'); others give other numbers"
+"""What a note says of a layer that is right for some inputs only."""
+
 
 def metadata_of(source: str, version: object, notes: Iterable[str] = ()) -> dict[str, str]:
     """The metadata of a model: its source ("torch.nn.LSTM"), the version of that framework ("" where nothing tells)."""
@@ -21,6 +24,11 @@ def metadata_of(source: str, version: object, notes: Iterable[str] = ()) -> dict
 def notes_of(model: ir.Model) -> tuple[str, ...]:
     """The notes in a model's metadata."""
     return tuple(str(note) for note in json.loads(model.metadata_props.get(NOTES, "[]")))
+
+
+def takes_right_padding(model: ir.Model) -> bool:
+    """Whether the model is right only for masks that are right-padded, as it says itself."""
+    return any(note.endswith(RIGHT_PADDED) for note in notes_of(model))
 
 
 def with_notes(model: ir.Model, notes: Iterable[str]) -> ir.Model:

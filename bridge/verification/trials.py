@@ -37,11 +37,12 @@ class Trial:
         return any(name.startswith("initial_") and np.any(array) for name, array in self.feeds.items())
 
 
-def make_trial(interface: Interface, batch: int, time: int, seed: int = 0) -> Trial:
+def make_trial(interface: Interface, batch: int, time: int, seed: int = 0, *, right_padded: bool = False) -> Trial:
     """Random inputs for a signature.
 
     Floats are standard normal, states half of that; `lengths` are ragged from 1 to `time` with both ends present where
-    the batch allows; other integers are 0 or 1, which every vocabulary has.
+    the batch allows; other integers are 0 or 1, which every vocabulary has. With `right_padded` those in two axes, as
+    tokens and masks are, are 1 up to a length and 0 from there on.
 
     Raises:
         UsageError: an input whose rank is not declared.
@@ -53,6 +54,9 @@ def make_trial(interface: Interface, batch: int, time: int, seed: int = 0) -> Tr
         shape = _shape(port, sizes, batch, time)
         if port.name == "lengths":
             feeds[port.name] = _ragged(shape, time, rng).astype(port.dtype)
+        elif right_padded and len(shape) == 2 and not np.issubdtype(port.dtype, np.floating):
+            valid = np.arange(shape[1]) < _ragged(shape[:1], shape[1], rng)[:, None]
+            feeds[port.name] = valid.astype(port.dtype)
         elif np.issubdtype(port.dtype, np.floating):
             scale = STATE_SCALE if port.name.startswith("initial_") else 1.0
             feeds[port.name] = (scale * rng.standard_normal(shape)).astype(port.dtype)

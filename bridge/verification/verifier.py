@@ -15,7 +15,7 @@ from bridge.cell import Cell
 from bridge.errors import UsageError, check_mapping
 from bridge.frameworks import conversion
 from bridge.frameworks.door import ExportOptions
-from bridge.frameworks.metadata import notes_of
+from bridge.frameworks.metadata import notes_of, takes_right_padding
 from bridge.graph.interface import Interface
 from bridge.ops.program import evaluate
 from bridge.verification import sides
@@ -40,6 +40,12 @@ class Case:
     judge: runtime.Session
     interface: Interface
     candidates: tuple[Side, ...]
+    right_padded: bool
+    """Whether a side is right only for masks that are right-padded."""
+
+    def trial(self, batch: int, time: int) -> Trial:
+        """Random inputs that every side takes."""
+        return make_trial(self.interface, batch, time, right_padded=self.right_padded)
 
 
 def verify(
@@ -116,11 +122,12 @@ def _prepare(a: object, b: object, device: runtime.Device, example: Feeds | None
     else:
         candidates.append(sides.imported(str(b), model))
     judged = a if isinstance(a, (str, os.PathLike)) and not a_is_live else graph.to_proto(model)
-    notes = list(notes_of(model))
+    graphs = [model, *([] if b_graph is None else [b_graph])]
+    notes = list(dict.fromkeys(note for each in graphs for note in notes_of(each)))
     if not all(side.same_padding for side in candidates):
         notes.append("outputs beyond a sequence's length are not compared: the two frameworks fill them differently")
     judge = runtime.Session(judged, device=device)
-    return Case(model, judge, Interface.of(model), tuple(candidates)), notes
+    return Case(model, judge, Interface.of(model), tuple(candidates), any(map(takes_right_padding, graphs))), notes
 
 
 def _input_names(model: ir.Model) -> frozenset[str]:
@@ -129,10 +136,10 @@ def _input_names(model: ir.Model) -> frozenset[str]:
 
 def _shortened(case: Case, batch: int, time: int) -> list[PairRow]:
     """The pair, and where it proves nothing the same with its time halved, down to one step."""
-    rows = [_compare(case, make_trial(case.interface, batch, time))]
+    rows = [_compare(case, case.trial(batch, time))]
     while not rows[-1].conclusive and time > 1:
         time //= 2
-        rows.append(_compare(case, make_trial(case.interface, batch, time)))
+        rows.append(_compare(case, case.trial(batch, time)))
     return rows
 
 

@@ -335,3 +335,12 @@ def test_two_outputs_of_one_name_are_kept_apart() -> None:
     assert list(found) == ["a_b", "a_b_"]
     np.testing.assert_array_equal(found["a_b"], x + 1)
     np.testing.assert_array_equal(found["a_b_"], 2 * x)
+
+
+def test_an_export_for_right_padded_masks_is_verified_on_such_inputs() -> None:
+    tokens = keras.Input((None,), dtype="int32")
+    x = layers.LSTM(5)(layers.Embedding(7, 4, mask_zero=True)(tokens))
+    model = keras.Model(tokens, layers.Dense(2)(x))
+    report = bridge.verify(model, bridge.to_onnx(model, masks="right"))
+    assert report.passed, str(report)
+    assert any("right-padded" in note for note in report.notes)

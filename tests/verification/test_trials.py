@@ -45,3 +45,12 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
 def test_an_input_without_a_rank_asks_for_inputs() -> None:
     with pytest.raises(UsageError, match="give inputs"):
         make_trial(interface(Port("x", F, None)), 1, 1)
+
+
+def test_tokens_and_masks_are_right_padded_where_a_side_asks_for_it() -> None:
+    ports = Port("tokens", I32, ("batch", "time")), Port("mask", np.dtype(bool), ("batch", "time")), Port("k", I32, ())
+    feeds = make_trial(interface(*ports), 5, 12, right_padded=True).feeds
+    for name in ("tokens", "mask"):
+        lengths = feeds[name].sum(axis=1)
+        assert (feeds[name] == (np.arange(12) < lengths[:, None])).all()
+        assert (lengths[0], lengths[-1]) == (1, 12)

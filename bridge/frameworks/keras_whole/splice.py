@@ -12,6 +12,7 @@ from bridge.frameworks.keras_read import Layer
 from bridge.frameworks.keras_series import Series
 from bridge.frameworks.keras_whole.masks import StepMask, step_mask, write_masked
 from bridge.frameworks.keras_write import Written, write_layer
+from bridge.frameworks.metadata import RIGHT_PADDED
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -115,6 +116,5 @@ class Splice:
             return write_layer(w, layer, x, initial, None, self.options.form, states=states)
         exact = self.options.masks == "exact"
         if not exact:
-            self.notes.append(f"{layer.name}: its mask is taken as right-padded (masks='right'); others give other "
-                              "numbers")  # fmt: skip
+            self.notes.append(f"{layer.name}: {RIGHT_PADDED}")
         return write_masked(w, layer, x, initial, mask, self.options.form, exact=exact, states=states)
