@@ -62,11 +62,18 @@ class ExportOptions:
         return tuple(name for name, value, plain in values
                      if value is not plain and (plain is None or value != plain))  # fmt: skip
 
-    def changing(self, inputs: Iterable[ir.Value]) -> str:
-        """The options that ask for another graph than one of these inputs, which may have its lengths and states."""
+    def refuse_changes(self, inputs: Iterable[ir.Value]) -> None:
+        """Refuse what asks for another graph than an imported one of these inputs, which may have lengths and states.
+
+        Raises:
+            UsageError: an option that would change the graph.
+        """
         own = {str(value.name).rpartition(".")[2] for value in inputs}
         has = {"lengths": "lengths" in own, "states": any(name.startswith("initial_") for name in own)}
-        return ", ".join(name for name in self.given if not has.get(name))
+        changing = ", ".join(name for name in self.given if not has.get(name))
+        if changing:
+            raise UsageError("an imported graph is exported as it is, without options", where="to_onnx", got=changing,
+                             do="give them where the graph is exported from its framework")  # fmt: skip
 
 
 class Door(Protocol):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.cell import Cell
-from bridge.errors import UsageError
 from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.flax_fit import NativeCell
 from bridge.frameworks.flax_native import Held as HeldModule
@@ -39,9 +38,7 @@ def present_model(graph: Graph, held: Held, options: ExportOptions) -> ir.Model:
     from bridge.graph.updating import with_weights
     from bridge.ops.steps import node_name
 
-    if changing := options.changing(graph.model.graph.inputs):
-        raise UsageError("an imported graph is exported as it is, without options", where="to_onnx", got=changing,
-                         do="give them where the graph is exported from its framework")  # fmt: skip
+    options.refuse_changes(graph.model.graph.inputs)
     weights = {name: np.asarray(held(path)) for name, path in graph.parameters.items()}
     nodes: dict[str, dict[int, np.ndarray]] = {}
     layers = {layer.node: layer for layer in graph.layers}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.errors import Unsupported, UsageError
+from bridge.errors import Unsupported
 from bridge.frameworks.door import ExportOptions
 from bridge.frameworks.keras_native import Native
 from bridge.frameworks.keras_read import LAYOUTS, OPERATORS, keras_array, read_layer, weights_of
@@ -54,9 +54,7 @@ class Origin:
         """
         from bridge.graph.updating import with_weights
 
-        if changing := options.changing(self.model.graph.inputs):
-            raise UsageError("an imported graph is exported as it is, without options", where="to_onnx", got=changing,
-                             do="give them where the graph is exported from its framework")  # fmt: skip
+        options.refuse_changes(self.model.graph.inputs)
         now = {name: (array, keras_array(self.plain[name])) for name, array in self.program.parameters.items()
                if name in self.plain}  # fmt: skip
         for native in self.native.values():

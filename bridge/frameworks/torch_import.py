@@ -109,9 +109,7 @@ class OnnxModule(fx.GraphModule, Whole):  # type: ignore[misc]
             UsageError: export options, which cannot change a graph.
             Unsupported: the code or a layer was changed since the import.
         """
-        if changing := options.changing(self.origin.model.graph.inputs):
-            raise UsageError("an imported graph is exported as it is, without options", where="to_onnx", got=changing,
-                             do="give them where the graph is exported from its framework")  # fmt: skip
+        options.refuse_changes(self.origin.model.graph.inputs)
         return present_model(self, self.origin.model, self.origin.places, changed=self.code != self.origin.code)
 
     def cells(self) -> dict[str, Cell]:

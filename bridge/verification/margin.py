@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -75,14 +76,16 @@ class Margin:
 
     def undecided(self, name: str, asked: np.ndarray) -> np.ndarray:
         """Where runs change output `name`; as many are made as it takes to change all that is `asked`, bools too."""
-        if asked.any():
-            program = _Moved(self._model, self._size)
-            while not self._changed[name][asked].all() and self._runs < 2 * PAIRS:
-                self._run(program)
+        while not self._changed[name][asked].all() and self._runs < 2 * PAIRS:
+            self._run()
         return self._changed[name]
 
-    def _run(self, program: _Moved) -> None:
-        for name, array in program.run(self._feeds, self._runs // 2, -1 if self._runs % 2 else 1).items():
+    @cached_property
+    def _program(self) -> _Moved:  # compiled for the first difference, of which there is mostly none
+        return _Moved(self._model, self._size)
+
+    def _run(self) -> None:
+        for name, array in self._program.run(self._feeds, self._runs // 2, -1 if self._runs % 2 else 1).items():
             truth = self._truth[name]
             # A run that gives an output another shape has changed all of it.
             self._changed[name] |= np.True_ if array.shape != np.shape(truth) else array != truth
